@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 import plait
 from plait.aggregation import RULES, Rule
@@ -23,7 +22,7 @@ def broken(rule: Rule) -> list[str]:
     return [each.claim for each in checked(rule, RULE_CHECKS) if each.holds is False]
 
 
-def test_a_rule_outside_plait_breaks_no_claim() -> None:
+def test_a_rule_outside_plait_breaks_no_claim():
     page = (ROOT / "docs/guides/own-rule.md").read_text()
     shown = re.search(r"^@plait\.rule.*?^    return .*?$", page, re.DOTALL | re.MULTILINE)
     assert shown
@@ -34,7 +33,7 @@ def test_a_rule_outside_plait_breaks_no_claim() -> None:
     assert broken(rule) == []
 
 
-def test_a_rule_inside_plait_takes_a_file_a_line_in_the_table_and_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rule_inside_plait_takes_a_file_a_line_in_the_table_and_a_test(monkeypatch):
     page = (ROOT / "CONTRIBUTING.md").read_text()
     made, entry, test = re.findall(r"^```python\n# [^\n]+\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     table: dict[str, Any] = {"Mapping": Mapping, "Rule": Rule}

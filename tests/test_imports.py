@@ -33,14 +33,14 @@ def imported(tree: ast.AST, known: dict[str, Path]) -> Iterator[str]:
                 yield from imported(node, known)
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_no_module_imports_itself_by_way_of_others():
     known = modules()
     graph = {name: {*imported(ast.parse(file.read_text()), known)} & known.keys() for name, file in known.items()}
     assert len(graph) > 200
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
-def test_no_class_name_means_two_things() -> None:
+def test_no_class_name_means_two_things():
     trees = (ast.parse(file.read_text()) for file in modules().values())
     classes = Counter(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
     assert [name for name, count in classes.items() if count > 1 and not name.startswith("_")] == []

@@ -21,7 +21,7 @@ AUTHORS = ("ada", "alan", "alonzo", "edsger", "frances", "grace", "john", "kathe
 
 
 @pytest.mark.slow
-def test_the_readme_s_program_runs_with_a_reader_s_own_file(tmp_path: Path) -> None:
+def test_the_readme_s_program_runs_with_a_reader_s_own_file(tmp_path):
     (program,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     lines = [
         json.dumps({"text": f"{author} writes about machine number {number}.\n" * 40, "author": author})
@@ -50,7 +50,7 @@ def test_the_readme_s_program_runs_with_a_reader_s_own_file(tmp_path: Path) -> N
 
 @pytest.mark.promise
 @pytest.mark.slow
-def test_the_readme_s_deployment_learns(tmp_path: Path) -> None:
+def test_the_readme_s_deployment_learns(tmp_path):
     (block,) = re.findall(r"```\n(plait provision.*?)```", README.read_text(), re.DOTALL)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]

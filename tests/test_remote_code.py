@@ -38,7 +38,7 @@ def _trusts(call: ast.Call) -> bool:
 
 
 @pytest.mark.slow
-def test_every_call_that_loads_a_base_says_that_its_code_is_not_trusted() -> None:
+def test_every_call_that_loads_a_base_says_that_its_code_is_not_trusted():
     calls = [
         (path, line, call)
         for tree in _TREES
@@ -49,7 +49,7 @@ def test_every_call_that_loads_a_base_says_that_its_code_is_not_trusted() -> Non
     assert [f"{path.relative_to(ROOT)}:{line}" for path, line, call in calls if not _trusts(call)] == []
 
 
-def test_a_call_without_it_is_found(tmp_path: Path) -> None:
+def test_a_call_without_it_is_found(tmp_path):
     source = "AutoTokenizer.from_pretrained(x)\nAutoModel.from_pretrained(x, trust_remote_code=True)\n"
     (tmp_path / "new.py").write_text(source)
     assert [line for line, call in _calls(tmp_path / "new.py") if not _trusts(call)] == [1, 2]
@@ -70,7 +70,7 @@ class Tokenizer(PreTrainedTokenizerFast):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", ["llama", "one_of_its_own"])
-def test_a_base_with_code_of_its_own_neither_asks_nor_runs_it(tmp_path: Path, model_type: str) -> None:
+def test_a_base_with_code_of_its_own_neither_asks_nor_runs_it(tmp_path, model_type):
     base = tmp_path / "base"
     shutil.copytree(locate_base("tiny").directory, base)
     (base / "planted.py").write_text(_PLANTED)

@@ -28,7 +28,7 @@ def a_run(base: str, fingerprint: bytes, **changes: object) -> OfferedRun:
     return OfferedRun(7, welcome_table(RunConfig(base=base, **changes).to_table()), fingerprint)
 
 
-def test_what_concerns_the_machine_is_its_operators_choice(tmp_path: Path) -> None:
+def test_what_concerns_the_machine_is_its_operators_choice(tmp_path):
     sent = RunConfig(base="theirs", device="cuda:7", dtype="float16", threads=64, rank=3).to_table()
     own = node_run_config(sent, settings(tmp_path, base="mine", device="cpu", dtype="float32", threads=1))
     changed = {key for key in sent if sent[key] != own[key]}
@@ -39,7 +39,7 @@ def test_what_concerns_the_machine_is_its_operators_choice(tmp_path: Path) -> No
     assert node_run_config(sent, settings(tmp_path, base="other=no"))["base"] == "theirs"
 
 
-def test_a_server_cannot_choose_what_code_runs_here(tmp_path: Path) -> None:
+def test_a_server_cannot_choose_what_code_runs_here(tmp_path):
     sent = RunConfig(trainer="os:system").to_table()
     with pytest.raises(PolicyError, match="give --trainer os:system to agree"):
         node_run_config(sent, settings(tmp_path))
@@ -49,7 +49,7 @@ def test_a_server_cannot_choose_what_code_runs_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_node_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_node_says_what_it_holds(tmp_path):
     fingerprint = bytes.fromhex(fingerprint_base(locate_base("tiny").directory))
     told: list[str] = []
     place = open_runner(
@@ -61,17 +61,17 @@ def test_a_node_says_what_it_holds(tmp_path: Path) -> None:
     assert place.capacity.device.startswith("cpu, ")
 
 
-def test_another_base_than_the_runs_is_found_before_work_begins(tmp_path: Path) -> None:
+def test_another_base_than_the_runs_is_found_before_work_begins(tmp_path):
     with pytest.raises(BaseMismatchError, match="give --base the run's exact model"):
         open_runner(a_run("tiny", bytes(32)), settings(tmp_path), DATA, progress=lambda _: None)
 
 
-def test_a_base_that_is_called_otherwise_here_can_be_given(tmp_path: Path) -> None:
+def test_a_base_that_is_called_otherwise_here_can_be_given(tmp_path):
     with pytest.raises(ConfigError, match="give --base DIRECTORY"):
         open_runner(a_run("/models/of/the/server", bytes(32)), settings(tmp_path), DATA, progress=lambda _: None)
 
 
-def test_a_run_that_protects_persons_refuses_data_that_name_none(tmp_path: Path) -> None:
+def test_a_run_that_protects_persons_refuses_data_that_name_none(tmp_path):
     asked = {"dp": "record", "dp-epsilon": 8.0, "group": "patient", "dp-unit": "group"}
     run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, **asked})
     records = [Record(text=record.text, columns={"pid": str(place)}) for place, record in enumerate(DATA.records)]
@@ -88,9 +88,7 @@ TINY = bytes.fromhex(fingerprint_base(locate_base("tiny").directory))
 @pytest.mark.parametrize(
     "name", ["/etc", "~", ".", "../models", "models", "org/name/more", "file:///etc", "org\x00/x", ""]
 )
-def test_a_server_cannot_name_a_directory_of_this_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_server_cannot_name_a_directory_of_this_machine(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, "base": name})
@@ -99,7 +97,7 @@ def test_a_server_cannot_name_a_directory_of_this_machine(
 
 
 @pytest.mark.parametrize(("key", "value"), [("out", "x"), ("rounds", 0)])
-def test_a_run_configuration_that_cannot_be_is_the_servers_fault(tmp_path: Path, key: str, value: object) -> None:
+def test_a_run_configuration_that_cannot_be_is_the_servers_fault(tmp_path, key, value):
     run = replace(a_run("tiny", TINY), config={**a_run("tiny", TINY).config, key: value})
     with pytest.raises(PeerError, match=key):
         open_runner(run, settings(tmp_path), DATA, progress=lambda _: None)
@@ -116,13 +114,13 @@ def no_base(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_base")
-def test_a_run_beyond_the_policy_is_refused_before_a_base_is_looked_for(tmp_path: Path) -> None:
+def test_a_run_beyond_the_policy_is_refused_before_a_base_is_looked_for(tmp_path):
     with pytest.raises(PolicyError, match="max-rounds of this client's policy allows at most 10,000"):
         open_runner(a_run("org/large", TINY, rounds=20_000), settings(tmp_path), DATA, progress=lambda _: None)
 
 
 @pytest.mark.usefixtures("no_base")
-def test_nothing_is_looked_for_before_consent(tmp_path: Path) -> None:
+def test_nothing_is_looked_for_before_consent(tmp_path):
     (tmp_path / "policy.toml").write_text('consent = "ask"\n')
     asking = settings(tmp_path, policy=tmp_path / "policy.toml")
     told: list[str] = []
@@ -135,7 +133,7 @@ def test_nothing_is_looked_for_before_consent(tmp_path: Path) -> None:
         assert words in said
 
 
-def test_a_large_plan_is_taken_where_somebody_is_shown_it_and_then_without_a_terminal(tmp_path: Path) -> None:
+def test_a_large_plan_is_taken_where_somebody_is_shown_it_and_then_without_a_terminal(tmp_path):
     run, told = a_run("tiny", TINY, seq_len=100_000), list[str]()
 
     def begin(state: str, ask=None, **options: object):
@@ -152,7 +150,7 @@ def test_a_large_plan_is_taken_where_somebody_is_shown_it_and_then_without_a_ter
     assert begin("seen").policy.max_seq_len == 100_000
 
 
-def test_a_base_of_the_hub_that_is_too_large_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_of_the_hub_that_is_too_large_is_not_fetched(tmp_path, monkeypatch):
     fetched: list[str] = []
 
     def download(name: str, **options: object) -> str:
@@ -173,7 +171,7 @@ def test_a_base_of_the_hub_that_is_too_large_is_not_fetched(tmp_path: Path, monk
 
 
 @pytest.mark.slow
-def test_the_base_stays_in_memory_for_the_next_run_on_it_whatever_its_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_stays_in_memory_for_the_next_run_on_it_whatever_its_adapter(monkeypatch):
     loads, honest = 0, AutoModelForCausalLM.from_pretrained
 
     def counted(*args: object, **how: object) -> object:

@@ -25,7 +25,7 @@ def test_no_receipt_is_waited_for_once_the_call_has_ended(session):
         session.answer("1.train.0", pb.CONTENT_PLAIT, b"answer")
 
 
-def test_a_node_proves_its_key_over_both_nonces_and_its_name() -> None:
+def test_a_node_proves_its_key_over_both_nonces_and_its_name():
     key = NodeKey.generate()
     enrolment = EnrolmentAttempt("ada", key)
     hello = enrolment.hello().hello
@@ -37,14 +37,14 @@ def test_a_node_proves_its_key_over_both_nonces_and_its_name() -> None:
     assert verify(key.public_bytes, proof.signature, signed)
 
 
-def test_every_attempt_has_a_nonce_of_its_own_and_without_a_key_nothing_is_signed() -> None:
+def test_every_attempt_has_a_nonce_of_its_own_and_without_a_key_nothing_is_signed():
     first, second = EnrolmentAttempt("ada", None), EnrolmentAttempt("ada", None)
     assert first.hello().hello.nonce != second.hello().hello.nonce
     assert first.hello().hello.public_key == b""
     assert first.proof(pb.Challenge(nonce=bytes(32))).proof.signature == b""
 
 
-def test_a_node_signs_no_challenge_of_another_length() -> None:
+def test_a_node_signs_no_challenge_of_another_length():
     enrolment = EnrolmentAttempt("ada", NodeKey.generate())
     with pytest.raises(PeerError, match="has 5 bytes, expected 32"):
         enrolment.proof(pb.Challenge(nonce=b"short"))

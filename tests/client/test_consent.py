@@ -38,12 +38,12 @@ def never() -> bool:
         consent_digest(CONFIG, b"f" * 32, b"another"),
     ],
 )
-def test_consent_is_to_one_configuration_base_and_federation(other: str) -> None:
+def test_consent_is_to_one_configuration_base_and_federation(other):
     assert other != DIGEST
     assert consent_digest(dict(reversed(CONFIG.items())), b"f" * 32, b"authority") == DIGEST
 
 
-def test_consent_is_asked_for_once_and_remembered_for_its_owner_alone(tmp_path: Path) -> None:
+def test_consent_is_asked_for_once_and_remembered_for_its_owner_alone(tmp_path):
     consents = Consents.of(tmp_path / "state", "ada")
     assert agreed(consents, ask=lambda: True) == "asked"
     assert agreed(Consents.of(tmp_path / "state", "ada"), ask=never) == "before"
@@ -51,14 +51,14 @@ def test_consent_is_asked_for_once_and_remembered_for_its_owner_alone(tmp_path: 
     assert stat.S_IMODE(consents.path.parent.stat().st_mode) == 0o700
 
 
-def test_a_no_is_not_remembered(tmp_path: Path) -> None:
+def test_a_no_is_not_remembered(tmp_path):
     consents = Consents.of(tmp_path, "ada")
     with pytest.raises(PolicyError, match="did not consent"):
         agreed(consents, by_policy=True, ask=lambda: False)
     assert not consents.has(DIGEST)
 
 
-def test_without_a_terminal_the_policy_decides(tmp_path: Path) -> None:
+def test_without_a_terminal_the_policy_decides(tmp_path):
     consents = Consents.of(tmp_path, "ada")
     with pytest.raises(PolicyError, match="`plait client … --yes`, or answer once on a terminal"):
         agreed(consents)
@@ -68,7 +68,7 @@ def test_without_a_terminal_the_policy_decides(tmp_path: Path) -> None:
     assert consents.has("another")
 
 
-def test_runs_of_one_configuration_are_counted_without_asking_again(tmp_path: Path) -> None:
+def test_runs_of_one_configuration_are_counted_without_asking_again(tmp_path):
     consents = Consents.of(tmp_path, "ada")
     how = [agreed(consents, run, most_runs=3, yes=True) for run in ("a", "b", "a", "c", "b", "c")]
     assert how == ["yes", "before", "before", "before", "before", "before"]
@@ -80,16 +80,14 @@ def test_runs_of_one_configuration_are_counted_without_asking_again(tmp_path: Pa
 @pytest.mark.parametrize(
     "damaged", [b"", b"{", b"[]", b"\xff\xfe", b'{"d": null}', b'{"d": {"runs": [1]}}', b"[" * 100_000]
 )
-def test_a_damaged_memory_is_no_empty_one(tmp_path: Path, damaged: bytes) -> None:
+def test_a_damaged_memory_is_no_empty_one(tmp_path, damaged):
     consents = Consents.of(tmp_path, "ada")
     consents.path.write_bytes(damaged)
     with pytest.raises(PolicyError, match="is damaged, so it is unknown which runs were agreed to: restore it, or"):
         agreed(consents, yes=True)
 
 
-def test_no_more_runs_begin_within_a_week_than_the_policy_allows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_more_runs_begin_within_a_week_than_the_policy_allows(tmp_path, monkeypatch):
     consents, now = Consents.of(tmp_path, "ada"), [1_000_000.0]
     monkeypatch.setattr("client.consent.time.time", lambda: now[0])
 
@@ -107,7 +105,7 @@ def test_no_more_runs_begin_within_a_week_than_the_policy_allows(
     begin("c")
 
 
-def test_consent_to_a_masked_run_is_none_to_the_next_of_the_same_settings(tmp_path: Path) -> None:
+def test_consent_to_a_masked_run_is_none_to_the_next_of_the_same_settings(tmp_path):
     consents = Consents.of(tmp_path, "ada")
 
     def begin(run: str, answer: bool) -> str:
@@ -146,7 +144,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     ("typed", "consents"),
     [(b"y\n", True), (b"YES\n", True), (b" yes \n", True), (b"n\n", False), (b"\n", False), (b"yesterday\n", False)],
 )
-def test_only_a_yes_is_a_yes(on_terminal: Callable[[], int], typed: bytes, consents: bool) -> None:
+def test_only_a_yes_is_a_yes(on_terminal, typed, consents):
     terminal = on_terminal()
     ask = asker("Take part?")
     os.write(terminal, typed)
@@ -156,7 +154,7 @@ def test_only_a_yes_is_a_yes(on_terminal: Callable[[], int], typed: bytes, conse
         shown += os.read(terminal, 1000)
 
 
-def test_it_is_asked_from_any_thread_and_waits_for_the_answer(on_terminal: Callable[[], int]) -> None:
+def test_it_is_asked_from_any_thread_and_waits_for_the_answer(on_terminal):
     terminal = on_terminal()
     ask = asker("Take part?")
     answers: list[bool] = []
@@ -170,7 +168,7 @@ def test_it_is_asked_from_any_thread_and_waits_for_the_answer(on_terminal: Calla
     assert answers == [True]
 
 
-def test_a_terminal_that_hangs_up_says_no(on_terminal: Callable[[], int]) -> None:
+def test_a_terminal_that_hangs_up_says_no(on_terminal):
     terminal = on_terminal()
     ask = asker("Take part?")
     end_of_file = termios.tcgetattr(terminal)[6][termios.VEOF]
@@ -178,7 +176,7 @@ def test_a_terminal_that_hangs_up_says_no(on_terminal: Callable[[], int]) -> Non
     assert ask() is False
 
 
-def test_without_a_terminal_no_question_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_no_question_is_asked(monkeypatch):
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
         assert asker("Take part?") is None
@@ -236,15 +234,13 @@ DP = {"dp-epsilon": 8.0, "dp-delta": 1e-5}
     ],
     ids=["plain", "preferences", "large", "masked", "records", "groups", "shares"],
 )  # fmt: skip
-def test_a_proposal_says_what_is_trained_sent_and_protected(
-    settings: dict[str, object], said: tuple[str, ...], unsaid: tuple[str, ...]
-) -> None:
+def test_a_proposal_says_what_is_trained_sent_and_protected(settings, said, unsaid):
     told = lines(**settings)
     assert [part for part in said if part not in told] == []
     assert [part for part in unsaid if part in told] == []
 
 
-def test_an_operator_is_told_what_a_member_that_lies_can_do() -> None:
+def test_an_operator_is_told_what_a_member_that_lies_can_do():
     spoils = "one member that lies can spoil the result"
     assert (
         f"{spoils}, because rule fedavg is a mean: where members are not trusted, ask for a run with --rule median"
@@ -254,7 +250,7 @@ def test_an_operator_is_told_what_a_member_that_lies_can_do() -> None:
     assert spoils not in lines(rule="median") + lines(rule="trimmed_mean:trim=0.2")
 
 
-def test_a_run_of_epochs_is_proposed_by_its_passes_and_the_policys_limit() -> None:
+def test_a_run_of_epochs_is_proposed_by_its_passes_and_the_policys_limit():
     config = config_from_table({"base": "tiny", "epochs": 1.5, "rounds": 3})
     lines = Proposal("hub", config, b"", "my.jsonl", Policy(), None).lines
     assert any("0.5 of a pass in steps of 4 x 128 tokens: at most 100,000,000 tokens (max-tokens)" in x for x in lines)

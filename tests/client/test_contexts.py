@@ -123,7 +123,7 @@ def test_a_changed_policy_is_read_at_the_next_task(tmp_path, monkeypatch):
     assert [each.max_local_steps for each in made] == [5, 4]
 
 
-def test_a_node_without_data_says_how_to_name_them() -> None:
+def test_a_node_without_data_says_how_to_name_them():
     with pytest.raises(ConfigError, match=r"names no data; give --node-config 'data=\"FILE\.jsonl\"'"):
         ContextParticipants()(Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={}))
 
@@ -157,7 +157,7 @@ def described(context: Context, config: RunConfig = CONFIG) -> tuple[bytes, str]
     return ContextParticipants()(context).answer(task), spec.text
 
 
-def test_a_node_keeps_its_state_on_disk_under_run_and_name(data: Path, tmp_path: Path) -> None:
+def test_a_node_keeps_its_state_on_disk_under_run_and_name(data, tmp_path):
     state = tmp_path / "state"
     context = context_of({"data": str(data), "name": "ada", "state": str(state)})
     answer, spec = described(context)
@@ -177,9 +177,7 @@ def test_a_node_keeps_its_state_on_disk_under_run_and_name(data: Path, tmp_path:
         ({"label": "CANARY"}, "sport,tech", "not one of the run's labels: sport, tech"),
     ],
 )
-def test_of_its_own_data_a_node_tells_no_more_than_the_runs_labels(
-    tmp_path: Path, record: dict[str, str], labels: str, told: dict[str, int] | str
-) -> None:
+def test_of_its_own_data_a_node_tells_no_more_than_the_runs_labels(tmp_path, record, labels, told):
     path = tmp_path / "my.jsonl"
     records = [{**record, "text": f"{number} of a few words of text " * 9} for number in range(40)]
     path.write_text("".join(json.dumps(each) + "\n" for each in records))
@@ -197,7 +195,7 @@ def test_of_its_own_data_a_node_tells_no_more_than_the_runs_labels(
 
 
 @pytest.mark.slow
-def test_updates_are_signed_with_the_nodes_key(data: Path, tmp_path: Path) -> None:
+def test_updates_are_signed_with_the_nodes_key(data, tmp_path):
     key = NodeKey.generate()
     key.save(tmp_path / "node.key")
     participant = ContextParticipants()(

@@ -13,7 +13,7 @@ from client.program import client
 from client.sent import attested
 from client.settings import check_settings, locked
 from plait.data import Dataset, as_dataset
-from plait.errors import ConfigError, DataError, PlaitError
+from plait.errors import ConfigError, DataError
 from plait.evidence.envelope import opened
 from plait.ledger.events import ClientsDescribed
 from plait.ledger.ledger import read_events
@@ -44,7 +44,7 @@ def left(data: Path, state: Path) -> set[str]:
     return {record.columns["patient"] for record in records}
 
 
-def test_what_is_forgotten_stays_so_and_its_name_is_not_written_down(data: Path, tmp_path: Path, capsys) -> None:
+def test_what_is_forgotten_stays_so_and_its_name_is_not_written_down(data, tmp_path, capsys):
     state = tmp_path / "state"
     forget("p1", data=data, state=state)
     forget("p1", " p3 ", data=data, state=state)
@@ -66,19 +66,17 @@ def test_what_is_forgotten_stays_so_and_its_name_is_not_written_down(data: Path,
         ([f"p{number}" for number in range(PERSONS)], {}, DataError, "leaves no record"),
     ],
 )
-def test_what_cannot_be_forgotten_is_refused(
-    data: Path, tmp_path: Path, names: list[str], more: dict[str, object], error: type[PlaitError], why: str
-) -> None:
+def test_what_cannot_be_forgotten_is_refused(data, tmp_path, names, more, error, why):
     with pytest.raises(error, match=why):
         forget(*names, data=data, state=tmp_path / "state", **more)
 
 
-def test_a_client_at_work_is_not_changed(data: Path, tmp_path: Path) -> None:
+def test_a_client_at_work_is_not_changed(data, tmp_path):
     with locked(tmp_path / "state", "ada"), pytest.raises(ConfigError, match="stop the other"):
         forget("p1", data=data, state=tmp_path / "state")
 
 
-def test_data_without_the_column_and_a_damaged_list_are_refused(data: Path, tmp_path: Path) -> None:
+def test_data_without_the_column_and_a_damaged_list_are_refused(data, tmp_path):
     state = tmp_path / "state"
     forget("p1", data=data, state=state)
     with pytest.raises(ConfigError, match="has no column 'patient', by which"):
@@ -88,7 +86,7 @@ def test_data_without_the_column_and_a_damaged_list_are_refused(data: Path, tmp_
         left(data, state)
 
 
-def test_a_client_without_the_column_of_the_run_is_told_so(tmp_path: Path) -> None:
+def test_a_client_without_the_column_of_the_run_is_told_so(tmp_path):
     told: list[str] = []
     settings = check_settings(server="localhost:1", data="ada.jsonl", insecure=True, state=tmp_path)
     open_runner(a_run("tiny", TINY, group="patient"), settings, _notes(), progress=told.append)
@@ -100,7 +98,7 @@ def _notes() -> Dataset:
 
 
 @pytest.mark.slow
-def test_later_rounds_do_without_the_group_and_its_rounds_are_stated(tmp_path: Path, capsys) -> None:
+def test_later_rounds_do_without_the_group_and_its_rounds_are_stated(tmp_path, capsys):
     kits, state = tmp_path / "kits", tmp_path / "state"
     provision(kits, NAMES, ("localhost",), now=datetime.now(UTC))
     files: dict[str, Path] = {}

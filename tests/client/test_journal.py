@@ -4,7 +4,7 @@ import json
 from client.task import Journal, Style, failure, shown
 
 
-def test_programs_get_an_object_an_event() -> None:
+def test_programs_get_an_object_an_event():
     screen = io.StringIO()
     Journal(Style.JSON, screen).report("sent", "round 1: sent 3 kB", sent_bytes=3000)
     event = json.loads(screen.getvalue())
@@ -12,7 +12,7 @@ def test_programs_get_an_object_an_event() -> None:
     assert set(event) == {"time", "event", "text", "sent_bytes"}
 
 
-def test_a_screen_that_is_gone_does_not_end_the_node() -> None:
+def test_a_screen_that_is_gone_does_not_end_the_node():
     screen = io.StringIO()
     journal = Journal(Style.LINES, screen)
     screen.close()
@@ -20,12 +20,12 @@ def test_a_screen_that_is_gone_does_not_end_the_node() -> None:
     journal.report("sent", "nor this")
 
 
-def test_text_from_outside_becomes_one_short_printable_line() -> None:
+def test_text_from_outside_becomes_one_short_printable_line():
     assert shown("two\nlines\x1b[31m") == "two lines [31m"
     assert len(shown("x" * 10_000)) == 200
 
 
-def test_a_failure_is_told_by_kind_and_place_never_by_its_own_words() -> None:
+def test_a_failure_is_told_by_kind_and_place_never_by_its_own_words():
     try:
         raise KeyError("text of a client")
     except KeyError as error:

@@ -12,7 +12,7 @@ from tests.waiting import until
 BODY = bytes(range(256)) * 40
 
 
-def test_a_node_enrols_does_a_task_and_leaves_when_the_run_is_over(federation, held_app, ready_node) -> None:
+def test_a_node_enrols_does_a_task_and_leaves_when_the_run_is_over(federation, held_app, ready_node):
     assert (federation.hellos[0].name, federation.hellos[0].protocol) == ("ada", 1)
     ready = federation.readies[0]
     assert (ready.methods, ready.memory_bytes, ready.device) == (["lora"], 8_000_000_000, "cpu, float32")
@@ -26,7 +26,7 @@ def test_a_node_enrols_does_a_task_and_leaves_when_the_run_is_over(federation, h
     assert not ready_node.events("own_adapter")
 
 
-def test_a_node_says_where_its_own_adapter_is(federation, start_node, tmp_path) -> None:
+def test_a_node_says_where_its_own_adapter_is(federation, start_node, tmp_path):
     node = start_node(base="my base")
     until(lambda: federation.readies, "the node to be ready")
     folder = memory_folder(tmp_path / "state", federation.run_id, "ada")
@@ -41,7 +41,7 @@ def test_a_node_says_where_its_own_adapter_is(federation, start_node, tmp_path) 
     assert f"plait export {folder} my-adapter --to peft --base 'my base'" in said["text"]
 
 
-def test_a_download_that_breaks_goes_on_where_it_broke(federation, start_node) -> None:
+def test_a_download_that_breaks_goes_on_where_it_broke(federation, start_node):
     federation.cut_download_at = [3000, 7000]
     federation.give("1.train.0", b"", BODY)
     start_node()
@@ -50,7 +50,7 @@ def test_a_download_that_breaks_goes_on_where_it_broke(federation, start_node) -
     assert federation.offsets[:3] == [("download", 0), ("download", 3000), ("download", 7000)]
 
 
-def test_tasks_that_share_a_body_fetch_it_once(federation, start_node) -> None:
+def test_tasks_that_share_a_body_fetch_it_once(federation, start_node):
     federation.give("1.train.0", b"a", BODY)
     federation.give("1.evaluate.0", b"b", BODY, message_type="evaluate")
     start_node()
@@ -59,9 +59,7 @@ def test_tasks_that_share_a_body_fetch_it_once(federation, start_node) -> None:
     assert federation.answers["1.evaluate.0"][1] == b"did b" + BODY
 
 
-def test_a_body_that_is_not_what_was_declared_is_refused_and_the_node_works_on(
-    federation, held_app, start_node
-) -> None:
+def test_a_body_that_is_not_what_was_declared_is_refused_and_the_node_works_on(federation, held_app, start_node):
     federation.give("1.train.0", b"", BODY)
     federation.bodies[federation.tasks["1.train.0"].body_sha256] = BODY + b"more than declared"
     start_node()
@@ -74,9 +72,7 @@ def test_a_body_that_is_not_what_was_declared_is_refused_and_the_node_works_on(
     assert held_app.asked == [b"next"]
 
 
-def test_a_task_whose_body_the_server_no_longer_has_is_dropped_and_the_next_is_done(
-    federation, held_app, start_node
-) -> None:
+def test_a_task_whose_body_the_server_no_longer_has_is_dropped_and_the_next_is_done(federation, held_app, start_node):
     federation.give("1.train.0", b"", BODY)
     # An older connection of this node has answered it meanwhile.
     federation.bodies.clear()
@@ -88,7 +84,7 @@ def test_a_task_whose_body_the_server_no_longer_has_is_dropped_and_the_next_is_d
     assert held_app.asked == [b"next"]
 
 
-def test_a_task_that_comes_again_goes_on_with_the_beginning_of_its_body(federation, held_app, start_node) -> None:
+def test_a_task_that_comes_again_goes_on_with_the_beginning_of_its_body(federation, held_app, start_node):
     federation.give("1.train.0", b"", BODY)
     federation.cut_download_at = [3000]
     bodies = dict(federation.bodies)
@@ -102,14 +98,14 @@ def test_a_task_that_comes_again_goes_on_with_the_beginning_of_its_body(federati
     assert federation.offsets == [("download", 0), ("download", 3000)]
 
 
-def test_a_node_that_comes_back_says_nothing_of_its_work_before_its_proof(federation, busy_node) -> None:
+def test_a_node_that_comes_back_says_nothing_of_its_work_before_its_proof(federation, busy_node):
     federation.challenge_delay_s = 0.3  # six of the node's reports
     federation.restart()
     until(lambda: len(federation.readies) == 2, "the node to come back")
     assert federation.out_of_turn == []
 
 
-def test_an_upload_that_breaks_goes_on_where_it_broke(federation, start_node) -> None:
+def test_an_upload_that_breaks_goes_on_where_it_broke(federation, start_node):
     federation.cut_upload_at = [1 << 20]
     federation.give("1.train.0", b"big")
     start_node()
@@ -119,7 +115,7 @@ def test_an_upload_that_breaks_goes_on_where_it_broke(federation, start_node) ->
     assert (first, second) == (0, 1 << 20)
 
 
-def test_a_task_survives_a_restart_of_the_server_and_is_not_begun_anew(federation, held_app, busy_node) -> None:
+def test_a_task_survives_a_restart_of_the_server_and_is_not_begun_anew(federation, held_app, busy_node):
     federation.stop()
     until(lambda: "connection refused" in str(busy_node.events("lost")), "the node to notice and say why")
     before = held_app.steps
@@ -131,7 +127,7 @@ def test_a_task_survives_a_restart_of_the_server_and_is_not_begun_anew(federatio
     assert held_app.asked == [b"slow"]
 
 
-def test_an_answer_made_while_the_server_was_away_waits_until_it_is_asked_for(federation, held_app, start_node) -> None:
+def test_an_answer_made_while_the_server_was_away_waits_until_it_is_asked_for(federation, held_app, start_node):
     federation.give("0.query.0", b"who", message_type="query", group="0")
     node = start_node()
     until(lambda: federation.answers, "a description")
@@ -157,7 +153,7 @@ def test_an_answer_made_while_the_server_was_away_waits_until_it_is_asked_for(fe
     assert held_app.asked == [b"who", b"slow"]
 
 
-def test_a_server_that_moved_on_meanwhile_gets_what_it_wants_now(federation, busy_node) -> None:
+def test_a_server_that_moved_on_meanwhile_gets_what_it_wants_now(federation, busy_node):
     federation.stop()
     federation.tasks.clear()
     federation.give("2.train.0", b"next", group="2")
@@ -167,7 +163,7 @@ def test_a_server_that_moved_on_meanwhile_gets_what_it_wants_now(federation, bus
     assert "another task instead" in str(busy_node.events("dropped"))
 
 
-def test_a_withdrawn_task_stops_at_its_next_step(federation, busy_node) -> None:
+def test_a_withdrawn_task_stops_at_its_next_step(federation, busy_node):
     federation.tasks.clear()
     federation.say(pb.ToNode(withdraw=pb.Withdraw(task_id="1.train.0", reason="deadline")))
     until(lambda: busy_node.events("dropped"), "the task to be dropped")
@@ -177,7 +173,7 @@ def test_a_withdrawn_task_stops_at_its_next_step(federation, busy_node) -> None:
     assert set(federation.answers) == {"2.train.0"}
 
 
-def test_a_node_that_the_run_has_no_use_for_says_why(federation, start_node) -> None:
+def test_a_node_that_the_run_has_no_use_for_says_why(federation, start_node):
     federation.give("1.train.0", b"x")
     node = start_node()
     until(lambda: federation.answers, "the node")
@@ -186,14 +182,14 @@ def test_a_node_that_the_run_has_no_use_for_says_why(federation, start_node) -> 
     assert "(rank): client 'alice' supports a rank of at most 4" in str(node.events("unfit"))
 
 
-def test_an_answer_that_comes_too_late_is_said_to_be(federation, start_node) -> None:
+def test_an_answer_that_comes_too_late_is_said_to_be(federation, start_node):
     federation.late.add("1.train.0")
     federation.give("1.train.0", b"x")
     node = start_node()
     until(lambda: node.events("late"), "the receipt")
 
 
-def test_what_an_app_raises_is_not_passed_on_in_its_own_words(federation, start_node) -> None:
+def test_what_an_app_raises_is_not_passed_on_in_its_own_words(federation, start_node):
     federation.give("1.train.0", b"secret text of a client")
     node = start_node()
     until(lambda: federation.answers, "an answer")
@@ -203,7 +199,7 @@ def test_what_an_app_raises_is_not_passed_on_in_its_own_words(federation, start_
     assert "secret" not in node.screen.getvalue()
 
 
-def test_an_answer_larger_than_the_server_takes_is_an_error_not_an_upload(federation, start_node) -> None:
+def test_an_answer_larger_than_the_server_takes_is_an_error_not_an_upload(federation, start_node):
     federation.max_answer_bytes = 1 << 20
     federation.give("1.train.0", b"big")
     start_node()
@@ -220,7 +216,7 @@ def test_an_answer_larger_than_the_server_takes_is_an_error_not_an_upload(federa
         (pb.REFUSED_REASON_REPLACED, "another process runs with this name"),
     ],
 )
-def test_a_refusal_for_good_ends_the_node_with_what_to_do(federation, start_node, reason, remedy) -> None:
+def test_a_refusal_for_good_ends_the_node_with_what_to_do(federation, start_node, reason, remedy):
     federation.refusal = pb.Refused(reason=reason, detail="so it is\nreally")
     node = start_node()
     node.end()
@@ -232,7 +228,7 @@ def test_a_refusal_for_good_ends_the_node_with_what_to_do(federation, start_node
 
 
 @pytest.mark.parametrize("reason", [pb.REFUSED_REASON_FULL, pb.REFUSED_REASON_LATE, 99])
-def test_a_refusal_that_may_pass_is_tried_again(federation, start_node, reason) -> None:
+def test_a_refusal_that_may_pass_is_tried_again(federation, start_node, reason):
     federation.refusal = pb.Refused(reason=reason)
     start_node()
     until(lambda: len(federation.hellos) > 2, "more attempts")
@@ -240,7 +236,7 @@ def test_a_refusal_that_may_pass_is_tried_again(federation, start_node, reason) 
     until(lambda: federation.readies, "the node to be taken in")
 
 
-def test_a_server_that_goes_for_a_while_is_waited_for(federation, ready_node) -> None:
+def test_a_server_that_goes_for_a_while_is_waited_for(federation, ready_node):
     federation.say(pb.ToNode(drain=pb.Drain(finished=False)))
     until(lambda: ready_node.events("draining"), "the node to hear of it")
     federation.restart()
@@ -248,7 +244,7 @@ def test_a_server_that_goes_for_a_while_is_waited_for(federation, ready_node) ->
     assert "restarting" in str(ready_node.events("lost")[0]["text"])
 
 
-def test_another_run_on_the_same_server_begins_afresh(federation, held_app, start_node) -> None:
+def test_another_run_on_the_same_server_begins_afresh(federation, held_app, start_node):
     federation.give("1.train.0", b"same")
     start_node()
     until(lambda: federation.answers, "an answer")
@@ -260,7 +256,7 @@ def test_another_run_on_the_same_server_begins_afresh(federation, held_app, star
     until(lambda: len(held_app.asked) == 2, "the task of the other run to be done as well")
 
 
-def test_ctrl_c_abandons_the_task_and_says_goodbye(federation, held_app, busy_node) -> None:
+def test_ctrl_c_abandons_the_task_and_says_goodbye(federation, held_app, busy_node):
     busy_node.node.stop()
     busy_node.end()
     assert isinstance(busy_node.error, RunInterrupted)
@@ -268,13 +264,13 @@ def test_ctrl_c_abandons_the_task_and_says_goodbye(federation, held_app, busy_no
     assert federation.answers == {}
 
 
-def test_the_system_may_end_a_node_without_an_error(federation, ready_node) -> None:
+def test_the_system_may_end_a_node_without_an_error(federation, ready_node):
     ready_node.node.stop(by_system=True)
     ready_node.end()
     assert ready_node.error is None
 
 
-def test_the_server_hears_what_a_node_is_doing(federation, held_app, start_node) -> None:
+def test_the_server_hears_what_a_node_is_doing(federation, held_app, start_node):
     federation.give("1.train.0", b"slow")
     start_node()
     until(lambda: any("step" in report.doing for report in federation.progress), "a report")
@@ -289,14 +285,14 @@ def test_the_server_hears_what_a_node_is_doing(federation, held_app, start_node)
         pb.Work(task_id="t", message_type="train", body_bytes=1 << 40, body_sha256=bytes(32)),
     ],
 )
-def test_what_is_no_task_costs_the_server_its_connection(federation, held_app, work, ready_node) -> None:
+def test_what_is_no_task_costs_the_server_its_connection(federation, held_app, work, ready_node):
     federation.say(pb.ToNode(work=work))
     until(lambda: len(federation.readies) == 2, "the node to come back")
     assert str(ready_node.events("lost")[0]["text"]).startswith(("task '", "digest of the body"))
     assert held_app.asked == []
 
 
-def test_a_withdrawn_task_whose_body_does_not_come_is_dropped(federation, held_app, start_node) -> None:
+def test_a_withdrawn_task_whose_body_does_not_come_is_dropped(federation, held_app, start_node):
     federation.stalled = threading.Event()
     federation.give("1.train.0", b"", BODY)
     node = start_node()
@@ -307,7 +303,7 @@ def test_a_withdrawn_task_whose_body_does_not_come_is_dropped(federation, held_a
     assert held_app.asked == []
 
 
-def test_a_server_that_floods_a_node_with_tasks_is_left_and_tried_again(federation, held_app, ready_node) -> None:
+def test_a_server_that_floods_a_node_with_tasks_is_left_and_tried_again(federation, held_app, ready_node):
     federation.give("1.train.0", b"slow")
     until(lambda: held_app.asked, "the task to be begun")
     work = pb.Work(message_type="evaluate", group_id="1", head=bytes(1000))
@@ -327,7 +323,7 @@ def fields(work: pb.Work) -> dict[str, object]:
     return {field.name: value for field, value in work.ListFields()}
 
 
-def test_a_node_does_not_fetch_a_body_that_is_larger_than_its_policy_holds(federation, held_app, start_node) -> None:
+def test_a_node_does_not_fetch_a_body_that_is_larger_than_its_policy_holds(federation, held_app, start_node):
     federation.give("1.train.0", b"head", bytes(2_000_000))
     start_node(policy=Policy(max_task_mb=1.0))
     until(lambda: federation.answers, "an answer")
@@ -338,7 +334,7 @@ def test_a_node_does_not_fetch_a_body_that_is_larger_than_its_policy_holds(feder
     assert not federation.offsets or federation.offsets[0][0] != "download"
 
 
-def test_a_second_welcome_in_one_call_ends_it(federation, ready_node) -> None:
+def test_a_second_welcome_in_one_call_ends_it(federation, ready_node):
     federation.say(pb.ToNode(welcome=pb.Welcome(session=bytes(32), run_config_json="{}")))
     until(lambda: ready_node.events("lost"), "the node to leave")
     assert "admitted this node twice" in ready_node.events("lost")[0]["text"]

@@ -109,7 +109,7 @@ def refused(reply, words: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_none(server, start) -> None:
+def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_none(server, start):
     start()
     assert isinstance(server.describe(), ClientCard)
     for changes, words in (
@@ -127,7 +127,7 @@ def test_an_honest_server_gets_its_update_and_another_than_it_announced_gets_non
     assert isinstance(server.train(), UpdateReply)
 
 
-def test_a_node_whose_policy_forbids_a_run_tells_the_server_why_and_ends(server, start) -> None:
+def test_a_node_whose_policy_forbids_a_run_tells_the_server_why_and_ends(server, start):
     node = start('max-bits = "2"')
     refused(server.describe(), "max-bits of this client's policy allows '2' at most")
     node.end()

@@ -6,7 +6,7 @@ from client.settings import check_settings, memory_folder
 from client.task import Journal, OfferedRun, Style
 
 
-def test_an_operator_hears_what_earlier_runs_take(tmp_path) -> None:
+def test_an_operator_hears_what_earlier_runs_take(tmp_path):
     settings = check_settings(server="localhost:1", data="ada.jsonl", insecure=True, state=tmp_path)
     for number in range(2):
         folder = memory_folder(tmp_path, number, "ada")

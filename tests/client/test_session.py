@@ -55,7 +55,7 @@ class Calls:
 
 
 @pytest.mark.parametrize("code", grpc.StatusCode)
-def test_every_status_is_tried_again_or_final_or_the_servers_wish(code) -> None:
+def test_every_status_is_tried_again_or_final_or_the_servers_wish(code):
     calls = Calls(Failed(code, "why"))
     if code in FINAL:
         with pytest.raises(FinalError, match="round 1: training: upload: "):
@@ -70,19 +70,19 @@ def test_every_status_is_tried_again_or_final_or_the_servers_wish(code) -> None:
         assert calls.told[0].startswith("round 1: training: upload: ")
 
 
-def test_a_task_that_was_offered_meanwhile_is_tried_again_though_the_server_did_not_want_it() -> None:
+def test_a_task_that_was_offered_meanwhile_is_tried_again_though_the_server_did_not_want_it():
     calls = Calls(UnwantedError(), Failed(grpc.StatusCode.NOT_FOUND, "no open task"))
     assert calls.run(ends=False) == "session"
     assert len(calls.unwanted) == len(calls.told) == 2
 
 
-def test_a_session_that_is_over_is_no_trouble_and_costs_no_wait() -> None:
+def test_a_session_that_is_over_is_no_trouble_and_costs_no_wait():
     calls = Calls(SessionOverError(), SessionOverError())
     assert calls.run() == "session"
     assert (calls.told, calls.waits) == ([], [])
 
 
-def test_what_was_given_up_is_not_tried_again() -> None:
+def test_what_was_given_up_is_not_tried_again():
     calls = Calls(grpc.FutureCancelledError())
     genuine = calls.attempt
 
@@ -96,7 +96,7 @@ def test_what_was_given_up_is_not_tried_again() -> None:
     assert calls.told == []
 
 
-def test_a_task_that_was_offered_since_is_not_given_up() -> None:
+def test_a_task_that_was_offered_since_is_not_given_up():
     handle = Calls().handle
     assert handle.offered_again()
     assert not handle.give_up("settled", unless_offered_since=1)

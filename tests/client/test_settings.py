@@ -20,7 +20,7 @@ def kit(tmp_path: Path) -> Path:
     return tmp_path / "kits" / "clients" / "ada"
 
 
-def test_with_a_kit_the_name_and_the_key_come_from_it(kit: Path, tmp_path: Path) -> None:
+def test_with_a_kit_the_name_and_the_key_come_from_it(kit, tmp_path):
     settings = check_settings(server="localhost:9440", data="some/my.jsonl", kit=kit, state=tmp_path / "state")
     key = NodeKey.load(kit / "node.key")
     assert (settings.name, settings.kit.node_key.public_bytes) == ("ada", key.public_bytes)
@@ -28,7 +28,7 @@ def test_with_a_kit_the_name_and_the_key_come_from_it(kit: Path, tmp_path: Path)
     assert (settings.max_rank, settings.trainer, settings.policy) == (0, "", Policy())
 
 
-def test_bases_can_be_named_one_for_all_runs_or_by_the_name_that_a_run_gives(tmp_path: Path) -> None:
+def test_bases_can_be_named_one_for_all_runs_or_by_the_name_that_a_run_gives(tmp_path):
     def bases(text: str) -> list[str]:
         settings = check_settings(server="localhost:1", data="x", insecure=True, base=text)
         return [settings.base_for(name) for name in ("news", "law", "tiny")]
@@ -56,20 +56,20 @@ def test_bases_can_be_named_one_for_all_runs_or_by_the_name_that_a_run_gives(tmp
         ({"max_rank": -1}, "max-rank is -1"),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(changes: dict[str, object], message: str) -> None:
+def test_what_cannot_be_is_said_in_one_line(changes, message):
     with pytest.raises(ConfigError, match=message) as caught:
         check_settings(**{"server": "localhost:1", "data": "my.jsonl", "insecure": True, **changes})  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
-def test_a_kit_goes_with_no_other_name_and_no_insecure_connection(kit: Path) -> None:
+def test_a_kit_goes_with_no_other_name_and_no_insecure_connection(kit):
     with pytest.raises(ConfigError, match="was made for 'ada'"):
         check_settings(server="localhost:1", data="x", kit=kit, name="bob")
     with pytest.raises(ConfigError, match="give one of them"):
         check_settings(server="localhost:1", data="x", kit=kit, insecure=True)
 
 
-def test_masks_are_required_by_option_or_policy_and_never_without_a_kit(kit: Path, tmp_path: Path) -> None:
+def test_masks_are_required_by_option_or_policy_and_never_without_a_kit(kit, tmp_path):
     (tmp_path / "policy.toml").write_text("require-secure-aggregation = true\n")
     given = {"server": "localhost:1", "data": "x"}
     for more in ({"require_secure_aggregation": True}, {"policy": tmp_path / "policy.toml"}):
@@ -87,7 +87,7 @@ def keep_something(state: Path, run_id: int, name: str, *, age_s: int) -> Path:
     return folder
 
 
-def test_the_newest_runs_are_kept_whole_and_others_nodes_left_alone(tmp_path: Path) -> None:
+def test_the_newest_runs_are_kept_whole_and_others_nodes_left_alone(tmp_path):
     folders = [keep_something(tmp_path, run, "ada", age_s=run) for run in range(7)]
     bob = keep_something(tmp_path, 6, "bob", age_s=99)
     prune(tmp_path, "ada", keep=folders[5])
@@ -97,7 +97,7 @@ def test_the_newest_runs_are_kept_whole_and_others_nodes_left_alone(tmp_path: Pa
     assert (bob / "adapter").exists()
 
 
-def test_the_only_copy_is_never_removed(tmp_path: Path) -> None:
+def test_the_only_copy_is_never_removed(tmp_path):
     keys = sorted(IRREPLACEABLE)
     kept = [keep_something(tmp_path, run, "ada", age_s=run) for run in range(5 + len(keys))]
     old = dict(zip(keys, kept[4:-1], strict=True))
@@ -116,9 +116,7 @@ def test_the_only_copy_is_never_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("open_before", [False, True])
-def test_everything_is_for_its_owner_alone_also_below_a_directory_that_is_open(
-    tmp_path: Path, open_before: bool
-) -> None:
+def test_everything_is_for_its_owner_alone_also_below_a_directory_that_is_open(tmp_path, open_before):
     state = tmp_path / "state"
     state.mkdir(mode=0o755)
     folder = memory_folder(state, 1, "ada")
@@ -136,7 +134,7 @@ def test_everything_is_for_its_owner_alone_also_below_a_directory_that_is_open(
     assert stat.S_IMODE(state.stat().st_mode) == 0o755
 
 
-def test_two_nodes_do_not_share_a_name_here(tmp_path: Path) -> None:
+def test_two_nodes_do_not_share_a_name_here(tmp_path):
     with locked(tmp_path, "ada"):
         twice = pytest.raises(ConfigError, match=f"in use by process {os.getpid()}, expected one node per name")
         with twice, locked(tmp_path, "ada"):
@@ -148,7 +146,7 @@ def test_two_nodes_do_not_share_a_name_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_node_leaves_no_lock_behind(tmp_path: Path) -> None:
+def test_a_killed_node_leaves_no_lock_behind(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from client.settings import locked\n"
         "with locked(Path(sys.argv[1]), 'ada'):\n    print('held', flush=True); time.sleep(60)\n"

@@ -6,7 +6,7 @@ from client.task import Abandonment
 from plait.errors import Abandoned, check_abandoned
 
 
-def test_abandoned_work_stops_at_its_next_step_and_says_the_first_reason() -> None:
+def test_abandoned_work_stops_at_its_next_step_and_says_the_first_reason():
     abandonment = Abandonment()
     for reason in ("deadline", "enough"):
         thread = threading.Thread(target=abandonment.ask, args=(reason,))
@@ -16,7 +16,7 @@ def test_abandoned_work_stops_at_its_next_step_and_says_the_first_reason() -> No
         check_abandoned()
 
 
-def test_the_next_work_is_not_stopped_and_neither_is_work_in_another_thread() -> None:
+def test_the_next_work_is_not_stopped_and_neither_is_work_in_another_thread():
     abandonment, stopped = Abandonment(), []
     abandonment.ask("enough")
     with abandonment.obeyed():

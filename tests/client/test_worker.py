@@ -40,7 +40,7 @@ class Busy:
         (task("query", "0"), False),
     ],
 )
-def test_work_of_an_attempt_ends_when_the_server_begins_another(asked: ClientTask, is_given_up: bool) -> None:
+def test_work_of_an_attempt_ends_when_the_server_begins_another(asked, is_given_up):
     busy, events, seen = Busy(), list[Event](), threading.Semaphore(0)
 
     def post(event: Event) -> None:
@@ -64,7 +64,7 @@ def test_work_of_an_attempt_ends_when_the_server_begins_another(asked: ClientTas
         worker.close()
 
 
-def test_a_node_does_not_end_while_it_loads_a_base_that_is_soon_there() -> None:
+def test_a_node_does_not_end_while_it_loads_a_base_that_is_soon_there():
     loading, loaded, done = threading.Event(), threading.Event(), list[str]()
 
     def load(_: OfferedRun) -> Busy:

@@ -27,7 +27,7 @@ def audit(tmp_path: Path, body: str, *options: str) -> subprocess.CompletedProce
         ("print('{')", "pip-audit ended with 0"),
     ],
 )
-def test_an_audit_that_could_not_ask_says_that_nothing_was_checked(tmp_path, options, code, body, why) -> None:
+def test_an_audit_that_could_not_ask_says_that_nothing_was_checked(tmp_path, options, code, body, why):
     done = audit(tmp_path, body, *options)
     assert done.returncode == code
     assert "audit: NOT DONE, none of" in done.stderr
@@ -35,7 +35,7 @@ def test_an_audit_that_could_not_ask_says_that_nothing_was_checked(tmp_path, opt
 
 
 @pytest.mark.slow
-def test_torch_is_asked_about_too(tmp_path) -> None:
+def test_torch_is_asked_about_too(tmp_path):
     answer = json.dumps({"dependencies": []})
     kept = tmp_path / "asked"
     body = f"import shutil; shutil.copy(sys.argv[-1], {str(kept)!r}); print({answer!r})"
@@ -52,7 +52,7 @@ FLAW = {"name": "numpy", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions
     ("found", "code", "said"),
     [([FLAW], 1, "audit: numpy 2: CVE-1, fixed in 3"), ([], 0, "0 vulnerable")],
 )
-def test_a_vulnerable_package_fails_the_audit(tmp_path, found, code, said) -> None:
+def test_a_vulnerable_package_fails_the_audit(tmp_path, found, code, said):
     answer = json.dumps({"dependencies": [*found, {"name": "peft", "version": "1", "vulns": []}]})
     done = audit(tmp_path, f"print({answer!r})")
     assert done.returncode == code

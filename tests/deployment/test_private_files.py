@@ -36,7 +36,7 @@ def open_to_others(folder: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("umask")
-def test_a_simulation_a_deployment_and_a_kit_are_closed_to_other_users(tmp_path: Path) -> None:
+def test_a_simulation_a_deployment_and_a_kit_are_closed_to_other_users(tmp_path):
     during = set[str]()
     places = [tmp_path / name for name in ("a", "b/run", "b/state", "kits", "queue")]
 

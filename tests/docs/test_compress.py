@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/guides/compress.md").read_text(encoding="utf-8")
 
 
-def test_the_guides_programs_run_as_they_stand() -> None:
+def test_the_guides_programs_run_as_they_stand():
     programs = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert len(programs) == 2
     found: dict[str, object] = {}
@@ -19,7 +19,7 @@ def test_the_guides_programs_run_as_they_stand() -> None:
     assert found["client"].digest == found["down"].digest
 
 
-def test_the_guides_and_the_readmes_diffs_name_what_there_is() -> None:
+def test_the_guides_and_the_readmes_diffs_name_what_there_is():
     added = re.findall(r"^\+.*", PAGE + (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert "+app = ClientApp(mods=[compression_mod])" in added
     for name in re.findall(r"plait\.([A-Za-z]+)\(", "\n".join(added)):

@@ -41,7 +41,7 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != IN_A_KERNEL], ids=lambda path: path.stem)
-def test_it_runs(path: Path, tmp_path: Path) -> None:
+def test_it_runs(path, tmp_path):
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     (tmp_path / "cells.json").write_text(json.dumps(cells))
     done = run_command(tmp_path / "cells.json", program=SHELL, cwd=tmp_path)
@@ -52,7 +52,7 @@ def test_it_runs(path: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_here")
 # The kernel's own client, not ours.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
-def test_it_runs_in_a_kernel(tmp_path: Path) -> None:
+def test_it_runs_in_a_kernel(tmp_path):
     (path,) = (path for path in NOTEBOOKS if path.stem == IN_A_KERNEL)
     notebook = nbformat.read(path, as_version=4)
     client = nbclient.NotebookClient(
@@ -62,6 +62,6 @@ def test_it_runs_in_a_kernel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
-def test_it_is_kept_without_results(path: Path) -> None:
+def test_it_is_kept_without_results(path):
     cells = nbformat.read(path, as_version=4).cells
     assert not [cell for cell in cells if cell.cell_type == "code" and (cell.outputs or cell.execution_count)]

@@ -26,7 +26,7 @@ def pages() -> list[str]:
     return [page for page in listed.stdout.decode().split() if (ROOT / page).exists()]
 
 
-def test_a_checkout_has_pages() -> None:
+def test_a_checkout_has_pages():
     assert pages() or not (ROOT / ".git").exists()
 
 
@@ -54,13 +54,13 @@ def broken(page: str, sites: dict[str, str]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", pages())
-def test_no_link_is_broken(page: str) -> None:
+def test_no_link_is_broken(page):
     made: dict[str, str] = runpy.run_path(str(ROOT / "docs" / "pages.py"))["PAGES"]
     sites = {f"docs/{shown}": source for source, shown in made.items()}
     assert list(broken(page, sites)) == []
 
 
-def test_every_public_name_is_in_the_reference() -> None:
+def test_every_public_name_is_in_the_reference():
     page = (ROOT / "docs/reference/api.md").read_text(encoding="utf-8")
     places = set(re.findall(r"^::: (\S+)", page, re.MULTILINE))
     for name in plait.__all__:
@@ -70,7 +70,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         assert any(place.endswith(f".{found.__name__}") for place in places), name
 
 
-def test_what_stands_for_the_fields_of_other_trainers_are_settings_and_its_aliases_are_taken() -> None:
+def test_what_stands_for_the_fields_of_other_trainers_are_settings_and_its_aliases_are_taken():
     rows = re.findall(
         r"^\| (`.*?) \| (.*?) \| (.*?) ?\|$", (ROOT / "docs/guides/from-sft.md").read_text(), re.MULTILINE
     )

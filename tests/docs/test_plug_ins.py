@@ -20,12 +20,12 @@ ROWS = {
 }
 
 
-def test_every_kind_has_its_row() -> None:
+def test_every_kind_has_its_row():
     assert set(ROWS) == {kind.value for kind in Kind}
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_a_part_is_named_in_every_way_that_its_row_says(kind: Kind) -> None:
+def test_a_part_is_named_in_every_way_that_its_row_says(kind):
     _, argument, option, table, group, checked = ROWS[kind.value]
     assert argument.strip("`") in {*inspect.signature(simulate).parameters, *RunSettings.__annotations__}
     key = option.strip("`").removeprefix("--")
@@ -51,9 +51,7 @@ def test_a_part_is_named_in_every_way_that_its_row_says(kind: Kind) -> None:
         ("preferences.md", "my_reward:right:close=0.5", 2),
     ],
 )
-def test_the_guides_examples_keep_their_contracts(
-    page: str, name: str, claims: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, nothing_named
-) -> None:
+def test_the_guides_examples_keep_their_contracts(page, name, claims, tmp_path, monkeypatch, capsys, nothing_named):
     module = name.partition(":")[0]
     (code,) = re.findall(rf"```python\n(# {module}.py\n.*?)```", (GUIDES / page).read_text("utf-8"), re.DOTALL)
     (tmp_path / f"{module}.py").write_text(code)

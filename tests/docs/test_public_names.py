@@ -44,7 +44,7 @@ def called(name: str, found: object) -> str:
     return f"{name}({', '.join(each for each in inspect.signature(inner).parameters if each[0] != '_')})"
 
 
-def test_public_names_are_those_of_the_list() -> None:
+def test_public_names_are_those_of_the_list():
     listed = Path(__file__).with_name("public_names.txt").read_text().splitlines()
     assert [*public()] == listed, "see the head of this file"
 

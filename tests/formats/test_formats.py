@@ -47,7 +47,7 @@ def lacks(said: Any, found: Any, at: str = "") -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("release", "name"), EACH)
-def test_a_specimen_says_what_it_said(release: Path, name: str, tmp_path: Path) -> None:
+def test_a_specimen_says_what_it_said(release, name, tmp_path):
     folder = shutil.copytree(release, tmp_path / "copy")
     assert [*lacks(json.loads((release / MEANINGS).read_text())[name], meaning(name, folder))] == []
 
@@ -99,7 +99,7 @@ def fewer(file: Path) -> Iterator[tuple[str, bytes | None]]:
 
 
 @pytest.mark.parametrize(("release", "name"), EACH)
-def test_a_field_less_is_noticed(release: Path, name: str, tmp_path: Path) -> None:
+def test_a_field_less_is_noticed(release, name, tmp_path):
     folder, said = shutil.copytree(release, tmp_path / "copy"), json.loads((release / MEANINGS).read_text())[name]
     top = folder / FORMATS[name][0]
     tried = 0
@@ -153,7 +153,7 @@ LATER = {
 
 
 @pytest.mark.parametrize("name", LATER)
-def test_a_later_format_is_one_clear_error(name: str, tmp_path: Path) -> None:
+def test_a_later_format_is_one_clear_error(name, tmp_path):
     folder = shutil.copytree(RELEASES[-1], tmp_path / "copy")
     file, before, after, said = LATER[name]
     replaced(folder / file, before, after)

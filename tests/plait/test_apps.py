@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from tests.commands import run_command
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "public"), [("server", "Server"), ("client", "Client")])
-def test_a_program_may_have_the_name_of_a_package_of_plaits(tmp_path: Path, name: str, public: str) -> None:
+def test_a_program_may_have_the_name_of_a_package_of_plaits(tmp_path, name, public):
     """Its folder comes first where Python looks for modules."""
     program = tmp_path / f"{name}.py"
     program.write_text(
@@ -22,9 +21,7 @@ def test_a_program_may_have_the_name_of_a_package_of_plaits(tmp_path: Path, name
     assert (done.stdout.split(), done.returncode) == (["<class", "'server.uploads.Limits'>", str(tmp_path)], 0), done
 
 
-def test_a_package_of_the_programs_that_is_loaded_already_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_of_the_programs_that_is_loaded_already_is_named(tmp_path, monkeypatch):
     theirs = type(sys)("server")
     theirs.__file__ = str(tmp_path / "server.py")
     monkeypatch.setitem(sys.modules, "server", theirs)
@@ -33,7 +30,7 @@ def test_a_package_of_the_programs_that_is_loaded_already_is_named(
 
 
 @pytest.mark.slow
-def test_neither_service_nor_node_loads_flower() -> None:
+def test_neither_service_nor_node_loads_flower():
     code = (
         "import sys, client.base, client.program\n"
         "import server.program, server.served_run, server.nodes_channel\n"

@@ -140,7 +140,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path, content, message):
         {"r\n": 1, "lora_r": 2, "rank": 3},
     ],
 )
-def test_an_error_is_one_line_whatever_it_quotes(table: dict[str, object]) -> None:
+def test_an_error_is_one_line_whatever_it_quotes(table):
     with pytest.raises(ConfigError) as caught:
         config_from_table(table)
     assert str(caught.value).isprintable()

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ HEAVY = (
 
 
 @pytest.mark.slow
-def test_importing_plait_brings_no_large_library_along_and_starts_nothing() -> None:
+def test_importing_plait_brings_no_large_library_along_and_starts_nothing():
     code = (
         "import os, sys, threading; before = dict(os.environ); import plait; plait.EarlyStopping, plait.PlaitError; "
         f"print([name for name in {HEAVY} if name in sys.modules], os.environ == before, threading.active_count())"
@@ -23,7 +22,7 @@ def test_importing_plait_brings_no_large_library_along_and_starts_nothing() -> N
     assert done.stdout.strip() == "[] True 1"
 
 
-def test_every_public_name_is_there_and_listed_in_order() -> None:
+def test_every_public_name_is_there_and_listed_in_order():
     assert plait.__all__ == sorted(plait.__all__)
     here = {*plait._HOMES, "__version__"}
     assert here == {*plait.__all__}
@@ -32,12 +31,12 @@ def test_every_public_name_is_there_and_listed_in_order() -> None:
     assert set(plait.__all__) <= set(dir(plait))
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_a_name_that_is_not_there_is_an_attribute_error():
     assert not hasattr(plait, "simulat")
 
 
 @pytest.mark.slow
-def test_no_function_brings_a_library_of_training_along_before_it_is_called() -> None:
+def test_no_function_brings_a_library_of_training_along_before_it_is_called():
     """Rules and adapters are of numpy's arrays, and a client speaks gRPC; the others need none."""
     code = (
         f"import sys, plait; loaded = lambda: print([name for name in {HEAVY} if name in sys.modules]); "
@@ -93,7 +92,7 @@ compiles = pytest.mark.skipif(library() is None, reason="no C++ compiler here")
 
 @compiles
 @pytest.mark.slow
-def test_the_plainest_run_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+def test_the_plainest_run_imports_nothing_that_it_does_not_use(tmp_path):
     code = (
         "import sys, plait; "
         "plait.simulate(base='tiny', clients=2, rounds=1, out=sys.argv[1], quiet=True); "
@@ -111,7 +110,7 @@ MOST_LINES = 27_250
 
 @compiles
 @pytest.mark.slow
-def test_a_plain_run_with_report_and_samples_imports_a_part_of_plait(tmp_path: Path) -> None:
+def test_a_plain_run_with_report_and_samples_imports_a_part_of_plait(tmp_path):
     code = """
 import atexit, sys
 from pathlib import Path

@@ -29,7 +29,7 @@ def install(folder, name, version="1.0", **groups):
     (info / "entry_points.txt").write_text("\n".join(lines))
 
 
-def test_a_module_is_imported_only_after_the_operator_named_it(here) -> None:
+def test_a_module_is_imported_only_after_the_operator_named_it(here):
     (here / "parts_a.py").write_text("raise RuntimeError('imported')\n")
     with pytest.raises(ConfigError, match=r"which this machine's operator did not name.*--allow-plugin parts_a"):
         find(Kind.RULE, "parts_a:part")
@@ -40,7 +40,7 @@ def test_a_module_is_imported_only_after_the_operator_named_it(here) -> None:
         find(Kind.RULE, "parts_a:part")
 
 
-def test_admitting_one_module_admits_no_other_no_submodule_and_nothing_that_it_imports(here) -> None:
+def test_admitting_one_module_admits_no_other_no_submodule_and_nothing_that_it_imports(here):
     (here / "parts_b.py").write_text("import os\n\n\nclass Parts:\n    inner = len\n")
     admit("parts_b:Parts")
     assert find(Kind.RULE, "parts_b:Parts.inner") is len
@@ -63,7 +63,7 @@ def test_admitting_one_module_admits_no_other_no_submodule_and_nothing_that_it_i
     ],
     ids=["an error", "a library that is missing", "bad syntax", "an exit", "an error within a library"],
 )
-def test_a_module_that_cannot_be_imported_is_one_line_with_the_place_in_it(here, text, said) -> None:
+def test_a_module_that_cannot_be_imported_is_one_line_with_the_place_in_it(here, text, said):
     (here / "parts_c.py").write_text(text)
     admit("parts_c:part")
     with pytest.raises(ConfigError, match=said) as caught:
@@ -71,7 +71,7 @@ def test_a_module_that_cannot_be_imported_is_one_line_with_the_place_in_it(here,
     assert "\n" not in str(caught.value)
 
 
-def test_a_mistyped_name_gets_the_nearest_one(here) -> None:
+def test_a_mistyped_name_gets_the_nearest_one(here):
     (here / "parts_d.py").write_text("def median_of_means(): ...\n")
     admit("parts_d:x", "parts_e:x")
     with pytest.raises(ConfigError, match="did you mean 'median_of_means'"):
@@ -82,7 +82,7 @@ def test_a_mistyped_name_gets_the_nearest_one(here) -> None:
         find(Kind.RULE, "fedavgg", known=["fedavg"])
 
 
-def test_nothing_beside_a_plugin_hides_an_installed_library(here, monkeypatch) -> None:
+def test_nothing_beside_a_plugin_hides_an_installed_library(here, monkeypatch):
     (here / "parts_f.py").write_text("import csv\npart = csv.reader\n")
     (here / "csv.py").write_text("raise RuntimeError('planted')\n")
     monkeypatch.delitem(sys.modules, "csv", raising=False)
@@ -90,7 +90,7 @@ def test_nothing_beside_a_plugin_hides_an_installed_library(here, monkeypatch) -
     assert callable(find(Kind.RULE, "parts_f:part"))
 
 
-def test_an_installed_part_is_found_by_its_plain_name_and_kind(here) -> None:
+def test_an_installed_part_is_found_by_its_plain_name_and_kind(here):
     site = here / "site"
     (site / "outside").mkdir(parents=True)
     (site / "outside" / "__init__.py").write_text("part = 'theirs'\n")
@@ -105,7 +105,7 @@ def test_an_installed_part_is_found_by_its_plain_name_and_kind(here) -> None:
         find(Kind.RULE, "twice")
 
 
-def test_no_distribution_is_looked_for_where_only_a_plugin_is_searched(here) -> None:
+def test_no_distribution_is_looked_for_where_only_a_plugin_is_searched(here):
     (here / "parts_g.py").write_text("part = 1\n")
     install(here, "planted", rules={"planted": "planted_code:part"})
     admit("parts_g:part")
@@ -114,7 +114,7 @@ def test_no_distribution_is_looked_for_where_only_a_plugin_is_searched(here) -> 
     assert not installed(Kind.RULE)
 
 
-def test_an_object_of_this_process_is_found_under_its_reference(here) -> None:
+def test_an_object_of_this_process_is_found_under_its_reference(here):
     def local(updates, ctx): ...
 
     name = reference(Kind.RULE, local)
@@ -124,7 +124,7 @@ def test_an_object_of_this_process_is_found_under_its_reference(here) -> None:
         find(Kind.CODEC, name)
 
 
-def test_a_dataclass_is_named_with_the_options_that_differ(here) -> None:
+def test_a_dataclass_is_named_with_the_options_that_differ(here):
     assert reference(Kind.PARTITION, Sample()) == f"{__name__}:Sample"
     assert reference(Kind.PARTITION, Sample(groups=5)) == f"{__name__}:Sample:groups=5"
     assert find(Kind.PARTITION, f"{__name__}:Sample") is Sample
@@ -136,7 +136,7 @@ class Sample:
     other: float = 0.5
 
 
-def test_the_source_is_the_modules_file_or_the_objects_own_lines(here) -> None:
+def test_the_source_is_the_modules_file_or_the_objects_own_lines(here):
     text = "part = len\n"
     (here / "parts_h.py").write_text(text)
     admit("parts_h:part")

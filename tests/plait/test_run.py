@@ -15,7 +15,7 @@ from plait.wire.welcome import config_from_welcome, welcome_table
 
 
 @pytest.mark.slow
-def test_an_adapter_follows_from_its_own_settings_alone() -> None:
+def test_an_adapter_follows_from_its_own_settings_alone():
     config = config_from_table({"base": "tiny", "rank": 2})
     first = resolve(settle(config)).ranks.master.spec
     same = resolve(settle(config.model_copy(update={"out": "elsewhere", "partition": "iid", "rounds": 9})))
@@ -26,7 +26,7 @@ def test_an_adapter_follows_from_its_own_settings_alone() -> None:
 
 
 @pytest.mark.slow
-def test_a_client_with_the_servers_welcome_resolves_the_same_run() -> None:
+def test_a_client_with_the_servers_welcome_resolves_the_same_run():
     server = resolve(settle(config_from_table({"base": "tiny", "rule": "flexlora", "client-ranks": "2,8"})))
     client = resolve(settle(config_from_welcome(welcome_table(server.config.to_table()))))
     assert client.terms("ada", max_rank=4) == server.terms("ada", max_rank=4)
@@ -34,19 +34,19 @@ def test_a_client_with_the_servers_welcome_resolves_the_same_run() -> None:
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"full", "qlora"}))
-def test_the_default_policy_takes_every_ordinary_method(method: str) -> None:
+def test_the_default_policy_takes_every_ordinary_method(method):
     config = config_from_table({"base": "tiny", "method": method, "personalize": 0.0})
     terms = resolve(settle(config)).terms("ada", policy=Policy())
     assert terms.own.method == method
 
 
-def test_the_default_policy_takes_a_classifier_with_its_new_head() -> None:
+def test_the_default_policy_takes_a_classifier_with_its_new_head():
     config = config_from_table({"base": "tiny", "labels": "a,b"})
     terms = resolve(settle(config)).terms("ada", policy=Policy())
     assert any("score" in name for name in terms.own.layout.by_name)
 
 
-def test_an_adapter_that_reaches_embeddings_or_the_output_layer_is_refused_by_what_it_touches() -> None:
+def test_an_adapter_that_reaches_embeddings_or_the_output_layer_is_refused_by_what_it_touches():
     directory = locate_base("tiny").directory
     base = base_modules(read_base_config(directory, AdapterTask.CAUSAL_LM), AdapterTask.CAUSAL_LM)
     spec = blueprint_of(settle(config_from_table({"base": "tiny", "rank": 2})), directory).spec
@@ -65,7 +65,7 @@ def test_an_adapter_that_reaches_embeddings_or_the_output_layer_is_refused_by_wh
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("given", "own"), [({}, 8), ({"client-ranks": "2,4,8", "rule": "flexlora"}, 4)])
-def test_a_client_is_asked_about_the_largest_adapter_and_holds_its_own(given: dict[str, str], own: int) -> None:
+def test_a_client_is_asked_about_the_largest_adapter_and_holds_its_own(given, own):
     config = config_from_table({"base": "tiny", **given})
     terms = resolve(settle(config)).terms("ada", max_rank=5)
     assert [spec.rank for spec in terms.specs] == [8, own]

@@ -41,7 +41,7 @@ OF_RECORDS = {"dp": "record", "dp-epsilon": 8.0}
         {**MASKED, **PRIVATE},
     ],
 )
-def test_what_is_settled_stays_and_no_choice_is_left_open(given: dict[str, object]) -> None:
+def test_what_is_settled_stays_and_no_choice_is_left_open(given):
     settled = settle(config_from_table(given))
     assert settle(settled.config).config == settled.config
     assert "auto" not in {settled.config.lr_schedule, settled.config.server_optimizer, settled.config.personalize}
@@ -63,7 +63,7 @@ def test_what_is_settled_stays_and_no_choice_is_left_open(given: dict[str, objec
         {"norm-bound": "clip:10"},
     ],
 )
-def test_what_is_given_stands(given: dict[str, object]) -> None:
+def test_what_is_given_stands(given):
     told = settle(config_from_table(given)).config.to_table()
     assert {key: str(told[key]) for key in given} == {key: str(value) for key, value in given.items()}
 
@@ -78,13 +78,13 @@ def test_what_is_given_stands(given: dict[str, object]) -> None:
         ({"dp": "client", "dp-epsilon": 8.0}, "constant"),
     ],
 )
-def test_a_rate_follows_slopes_where_clients_find_it_and_measure_them(given: dict[str, object], schedule: str) -> None:
+def test_a_rate_follows_slopes_where_clients_find_it_and_measure_them(given, schedule):
     settled = settle(config_from_table(given))
     assert settled.config.lr_schedule == schedule
     assert (settled.config.learning_rate == 0) is (schedule in ("slope", "linear"))
 
 
-def test_a_rate_falls_where_the_data_turn_out_to_have_classes_unless_a_schedule_is_given() -> None:
+def test_a_rate_falls_where_the_data_turn_out_to_have_classes_unless_a_schedule_is_given():
     used = DataUsed(name="letters", fingerprint="00", records=8)
     for given, schedule in (({}, "linear"), ({"lr-schedule": "slope"}, "slope"), ({"learning-rate": 0.01}, "constant")):
         settled = settle_on_data(config_from_table(given), partition="iid", labels="good,bad", data=used)
@@ -93,7 +93,7 @@ def test_a_rate_falls_where_the_data_turn_out_to_have_classes_unless_a_schedule_
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_trainer_gets_the_methods_learning_rate_where_none_is_given(method: str) -> None:
+def test_a_trainer_gets_the_methods_learning_rate_where_none_is_given(method):
     settled = settle(config_from_table({"method": method, "trainer": "my_trainer:build"}))
     assert settled.config.learning_rate == METHODS[method].learning_rate > 0
 
@@ -108,9 +108,7 @@ def test_a_trainer_gets_the_methods_learning_rate_where_none_is_given(method: st
         ({"secure-aggregation": True}, True, False),
     ],
 )
-def test_own_adapters_and_slopes_are_used_only_where_that_is_sound(
-    given: dict[str, object], has_own: bool, follows_slopes: bool
-) -> None:
+def test_own_adapters_and_slopes_are_used_only_where_that_is_sound(given, has_own, follows_slopes):
     settled = settle(config_from_table(given))
     task = settled.plan.settings
     assert (task.personalize > 0, task.measures_slope) == (has_own, follows_slopes)

@@ -69,16 +69,14 @@ def state_in(folder: Path, adapter: RankedAdapter | None = None) -> tuple[Adapte
     return AdapterState.from_tensors(spec.layout, loaded.tensors), geometry_of(spec)
 
 
-def test_nothing_named_is_the_seed_s_own_beginning(tiny: LocatedBase) -> None:
+def test_nothing_named_is_the_seed_s_own_beginning(tiny):
     ranks, begin = ranks_for(tiny)
     state = initial_state(bytes(16), ranks)
     assert starting_state(state, begin(), ranks, bytes(32), codec=Rate(1)) == state
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3", "vera", "full"])
-def test_the_same_adapter_goes_on_with_the_same_values_and_is_named(
-    tiny: LocatedBase, saved: Saved, method: str
-) -> None:
+def test_the_same_adapter_goes_on_with_the_same_values_and_is_named(tiny, saved, method):
     folder = saved("one", method=method)
     ranks, begin = ranks_for(tiny, method=method, **{"init-adapter": str(folder)})
     start = begin()
@@ -91,7 +89,7 @@ def test_the_same_adapter_goes_on_with_the_same_values_and_is_named(
 
 
 @pytest.mark.slow
-def test_clients_derive_the_start_from_the_seed_and_a_keyframe(tiny: LocatedBase, saved: Saved) -> None:
+def test_clients_derive_the_start_from_the_seed_and_a_keyframe(tiny, saved):
     ranks, begin = ranks_for(tiny, **{"init-adapter": str(saved("one"))})
     start, initial = begin(), ranks.master.initial
     state = starting_state(initial_state(bytes(16), ranks), start, ranks, bytes(32), codec=Rate(1))
@@ -105,7 +103,7 @@ def test_clients_derive_the_start_from_the_seed_and_a_keyframe(tiny: LocatedBase
     assert 0 < norm(subtract(start.adapter, shadow)) < 0.01 * moved
 
 
-def test_several_are_added_by_weight_and_scale_module_by_module(tiny: LocatedBase, saved: Saved) -> None:
+def test_several_are_added_by_weight_and_scale_module_by_module(tiny, saved):
     one, other = saved("one"), saved("other", rank=3, alpha=9)
     ranks, begin = ranks_for(tiny, rank=5, alpha=20.0, **{"init-adapter": f"{one}=2,{other}=-0.5"})
     start = begin()
@@ -116,7 +114,7 @@ def test_several_are_added_by_weight_and_scale_module_by_module(tiny: LocatedBas
 
 
 @pytest.mark.slow
-def test_a_rank_too_low_takes_the_best_of_it_and_says_what_it_loses(tiny: LocatedBase, saved: Saved) -> None:
+def test_a_rank_too_low_takes_the_best_of_it_and_says_what_it_loses(tiny, saved):
     ranks, begin = ranks_for(tiny, rank=1, **{"init-adapter": str(saved("one"))})
     whole, part = products(*state_in(saved("one"))), products(begin().adapter, ranks.master.geometry)
     dropped = total = 0.0
@@ -135,21 +133,19 @@ def test_a_rank_too_low_takes_the_best_of_it_and_says_what_it_loses(tiny: Locate
         ({}, {"target-modules": "q_proj"}, "which the new adapter does not.*nearest: --target-modules all-linear"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_nearest(
-    tiny: LocatedBase, saved: Saved, options: dict[str, object], settings: dict[str, object], message: str
-) -> None:
+def test_what_cannot_be_is_refused_with_the_nearest(tiny, saved, options, settings, message):
     folder = saved("one", **options)
     with pytest.raises(ConfigError, match=message):
         ranks_for(tiny, **{"init-adapter": str(folder), **settings})[1]()
 
 
-def test_an_adapter_of_another_base_is_refused(tiny: LocatedBase, saved: Saved) -> None:
+def test_an_adapter_of_another_base_is_refused(tiny, saved):
     folder = saved("one", fingerprint="ab" * 32)
     with pytest.raises(BaseMismatchError, match=r"was trained on base abababab.*nearest: give --base its own"):
         ranks_for(tiny, **{"init-adapter": str(folder)})[1]()
 
 
-def test_adapters_to_begin_with_have_a_weight_each() -> None:
+def test_adapters_to_begin_with_have_a_weight_each():
     config = config_from_table({"init-adapter": "runs/a, b=0.5,odd=name,c=-1"})
     assert [(str(path), weight) for path, weight in config.init_adapters] == [
         ("runs/a", 1.0), ("b", 0.5), ("odd=name", 1.0), ("c", -1.0),

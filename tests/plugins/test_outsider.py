@@ -51,7 +51,7 @@ def plait(site: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_run_uses_every_part_and_records_where_it_came_from(plait, tmp_path: Path) -> None:
+def test_a_run_uses_every_part_and_records_where_it_came_from(plait, tmp_path):
     settings = (
         "simulate", "--data", "my.jsonl", "--clients", "3", "--base", "tiny", "--rounds", "2", "--local-steps", "2",
         "--batch-size", "2", "--seq-len", "32", "--rule", "median_of_means:groups=3", "--loss", "focal:gamma=1",
@@ -76,7 +76,7 @@ def test_a_run_uses_every_part_and_records_where_it_came_from(plait, tmp_path: P
 
 
 @pytest.mark.slow
-def test_each_part_keeps_its_contract_and_is_listed(plait) -> None:
+def test_each_part_keeps_its_contract_and_is_listed(plait):
     for name in ("median_of_means", "uniform8", "by_length", "focal", "rsdora", "numbers", "rounds"):
         checked = plait("check-plugin", name)
         assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -86,7 +86,7 @@ def test_each_part_keeps_its_contract_and_is_listed(plait) -> None:
 
 
 @pytest.mark.slow
-def test_data_set_callback_method_and_trainer_are_found_by_their_names(plait, tmp_path: Path) -> None:
+def test_data_set_callback_method_and_trainer_are_found_by_their_names(plait, tmp_path):
     ran = plait(
         "simulate", "--data", "numbers", "--partition", "natural:author", "--clients", "2", "--base", "tiny",
         "--rounds", "9", "--local-steps", "2", "--batch-size", "2", "--seq-len", "32",

@@ -43,11 +43,11 @@ def check_all(library: Path, names: Collection[str]) -> None:
     assert {name: row["difference"] for name, row in found.items() if not row["difference"] <= row["tolerance"]} == {}
 
 
-def test_training_evaluation_generation_and_a_run_never_mix_devices(library: Path) -> None:
+def test_training_evaluation_generation_and_a_run_never_mix_devices(library):
     names = {check.name for check in checks()}
     assert names > RUNS | NOT_HERE
     check_all(library, names - NOT_HERE - RUNS | {QUICK_RUN})
 
 
-def test_runs_with_the_other_kinds_of_rules_never_mix_devices(library: Path) -> None:
+def test_runs_with_the_other_kinds_of_rules_never_mix_devices(library):
     check_all(library, RUNS - {QUICK_RUN})

@@ -27,7 +27,6 @@ from tests.plait.secagg.attacked_sums import claims
 
 LEAST, MOST = 3, 3
 NAMES = "abcdefghijklm"
-Design = Iterable[tuple[str, bytes]]
 
 
 def run(*, full: bool, scratch: Path) -> Row:

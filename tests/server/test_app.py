@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,12 +22,12 @@ class Stopped(LocalChannel):
         raise RunInterrupted
 
 
-def test_a_run_of_flowers_without_a_directory_is_refused_before_it_begins() -> None:
+def test_a_run_of_flowers_without_a_directory_is_refused_before_it_begins():
     with pytest.raises(ConfigError, match="run configuration has no out, expected a directory"):
         run_described(LocalChannel(lambda _: None, 0), {"rounds": 1}, None)
 
 
-def test_a_run_on_a_superlink_records_what_its_nodes_may_share_and_only_flower_goes_on_with_it(tmp_path: Path) -> None:
+def test_a_run_on_a_superlink_records_what_its_nodes_may_share_and_only_flower_goes_on_with_it(tmp_path):
     out = tmp_path / "run"
     with pytest.raises(RunInterrupted):
         run_described(Stopped(lambda _: None, 0), {"base": "tiny", "data": "", "out": str(out)}, "my.jsonl")
@@ -40,7 +39,7 @@ def test_a_run_on_a_superlink_records_what_its_nodes_may_share_and_only_flower_g
         open_served_run(RunDirectory(out), RunConfig(data="", out=str(out)), serving, quiet=True)
 
 
-def test_a_served_run_keeps_what_it_has_unpacked_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_served_run_keeps_what_it_has_unpacked_to_its_end(tmp_path, monkeypatch):
     kept: list[object] = []
 
     def run_federation(*_: object, **__: object) -> None:

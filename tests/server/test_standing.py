@@ -33,9 +33,7 @@ def standing(tmp_path: Path) -> Iterator[RunQueueServer]:
 @pytest.mark.parametrize(
     ("key", "value"), [("publish", "http://127.0.0.1:9"), ("callbacks", "evil:part"), ("init_adapter", "/etc")]
 )
-def test_a_run_in_a_queue_of_somebody_else_s_names_nothing_either(
-    standing: RunQueueServer, monkeypatch: pytest.MonkeyPatch, key: str, value: str
-) -> None:
+def test_a_run_in_a_queue_of_somebody_else_s_names_nothing_either(standing, monkeypatch, key, value):
     monkeypatch.setattr("server.standing.open_served_run", lambda *_, **__: pytest.fail("it was served"))
     standing._queue.submit(config_from_table({**RUN, key: value}, where="test").to_table(), number=7, name="theirs")
     entry = standing._queue.begin_next(wait_s=0.0)
@@ -57,24 +55,20 @@ def test_a_run_in_a_queue_of_somebody_else_s_names_nothing_either(
         (json.dumps({**RUN, "rule": "my_rules:Mine"}), "my_rules"),
     ],
 )
-def test_settings_that_cannot_be_a_run_are_refused_in_one_line_and_not_written(
-    standing: RunQueueServer, tmp_path: Path, config: str, message: str
-) -> None:
+def test_settings_that_cannot_be_a_run_are_refused_in_one_line_and_not_written(standing, tmp_path, config, message):
     with pytest.raises(ConfigError, match=message) as caught:
         standing.submit(config)
     assert "\n" not in str(caught.value)
     assert read_queue(tmp_path / "federation") == []
 
 
-def test_a_second_server_of_one_directory_is_refused(standing: RunQueueServer, tmp_path: Path) -> None:
+def test_a_second_server_of_one_directory_is_refused(standing, tmp_path):
     del standing
     with pytest.raises(ConfigError, match="federation' is being served by another process"):
         RunQueueServer(tmp_path / "federation", serving(), quiet=True)
 
 
-def test_a_port_that_is_taken_is_no_fault_of_the_run_that_was_being_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_port_that_is_taken_is_no_fault_of_the_run_that_was_being_served(tmp_path, monkeypatch):
     queue = RunQueue(tmp_path / "federation")
     queue.submit(config_from_table(RUN).to_table(), number=7, name="going")
     queue.begin_next(wait_s=1)

@@ -67,7 +67,7 @@ def told(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_a_fifth_entrant_is_one_folder_of_less_than_60_lines(field, tmp_path: Path) -> None:
+def test_a_fifth_entrant_is_one_folder_of_less_than_60_lines(field, tmp_path):
     run, check = field
     assert sum(len(text.splitlines()) for text in FILES.values()) < 60
     (tmp_path / "stub").mkdir()
@@ -87,7 +87,7 @@ def test_a_fifth_entrant_is_one_folder_of_less_than_60_lines(field, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_plait_and_the_loop_learn_from_the_same_sequences(field, tmp_path: Path) -> None:
+def test_plait_and_the_loop_learn_from_the_same_sequences(field, tmp_path):
     run, check = field
     from works import FEDERATIONS, configuration
 
@@ -106,7 +106,7 @@ def test_plait_and_the_loop_learn_from_the_same_sequences(field, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_an_entrant_that_fails_is_told_with_its_last_words(field, tmp_path: Path) -> None:
+def test_an_entrant_that_fails_is_told_with_its_last_words(field, tmp_path):
     run, _ = field
     (tmp_path / "stub").mkdir()
     for name, text in {**FILES, "run.py": "raise SystemExit('no such thing')"}.items():
@@ -115,7 +115,7 @@ def test_an_entrant_that_fails_is_told_with_its_last_words(field, tmp_path: Path
     assert "no such thing" in run.measured({}, stub, {}, Path(sys.executable))["failed"]
 
 
-def test_the_page_has_the_tables_of_the_committed_rows(field) -> None:
+def test_the_page_has_the_tables_of_the_committed_rows(field):
     _, check = field
     page = (FIELD / "README.md").read_text()
     made = check.tables(FIELD.glob("*.jsonl"))
@@ -134,13 +134,13 @@ def test_the_page_has_the_tables_of_the_committed_rows(field) -> None:
         ({"finished": True, "rounds": [0, 1], "sha256": "b", "losses": {"1": {"ada": float("nan")}}}, "NaN"),
     ],
 )
-def test_what_became_of_a_run_under_a_fault(field, told, said: str) -> None:
+def test_what_became_of_a_run_under_a_fault(field, told, said):
     _, check = field
     undisturbed = {"sha256": "a", "losses": {"1": {"ada": 2.0}}}
     assert check.outcome({"losses": {"1": {"ada": 2.5}}, **told}, undisturbed) == said
 
 
-def test_a_killed_process_is_started_again(field, tmp_path: Path) -> None:
+def test_a_killed_process_is_started_again(field, tmp_path):
     from deployments import CELL, Processes
 
     note = "import os, time; open('{}', 'a').write('x'); time.sleep({})"
@@ -175,7 +175,7 @@ def connected(port: int, tries: int = 1000) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port))
 
 
-def test_a_proxy_counts_both_ways_and_is_there_while_its_server_is(field) -> None:
+def test_a_proxy_counts_both_ways_and_is_there_while_its_server_is(field):
     from deployments import Proxy
 
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -26,7 +26,7 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.parametrize(("loop", "at_most"), [("peft", 8), ("nvflare", 6)])
-def test_the_edits_fit_the_fields_loop_and_are_few(loop, at_most, tmp_path, monkeypatch) -> None:
+def test_the_edits_fit_the_fields_loop_and_are_few(loop, at_most, tmp_path, monkeypatch):
     found = script(loop, monkeypatch)
     folder = tmp_path / loop
     shutil.copytree(LOOPS.parent / "field" / loop, folder)
@@ -35,7 +35,7 @@ def test_the_edits_fit_the_fields_loop_and_are_few(loop, at_most, tmp_path, monk
         compile((folder / name).read_text(), name, "exec")
 
 
-def test_flowers_examples_change_by_at_most_five_lines(monkeypatch) -> None:
+def test_flowers_examples_change_by_at_most_five_lines(monkeypatch):
     found = script("flower", monkeypatch)
     for example in (found.FLOWERTUNE, found.QUICKSTART):
         pairs = [(old.splitlines(), new.splitlines()) for each in example.edits.values() for old, new in each]
@@ -43,7 +43,7 @@ def test_flowers_examples_change_by_at_most_five_lines(monkeypatch) -> None:
         assert len(added) <= 5
 
 
-def test_kept_rows_have_what_a_reader_compares() -> None:
+def test_kept_rows_have_what_a_reader_compares():
     files = sorted(LOOPS.glob("results-*.jsonl"))
     for row in (json.loads(line) for file in files for line in file.read_text().splitlines()):
         assert {"bytes", "bytes_unchanged", "loss", "loss_unchanged", "lines_changed"} <= row.keys()

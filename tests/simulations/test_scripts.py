@@ -50,7 +50,7 @@ def fault_of(call: ast.Call, function: object) -> str:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.relative_to(ROOT / "simulations").as_posix())
-def test_a_script_fits_the_code(script: Path) -> None:
+def test_a_script_fits_the_code(script):
     tree = ast.parse(script.read_text())
     values: dict[str, object] = {}
     for module, alias in imports_of(tree):

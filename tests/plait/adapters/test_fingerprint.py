@@ -3,7 +3,6 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +63,7 @@ def change_config(base: Path) -> None:
     (base / "config.json").write_text(json.dumps({**CONFIG, "rope_theta": 1e6}))
 
 
-def test_another_party_can_recompute_it_from_the_description(base: Path) -> None:
+def test_another_party_can_recompute_it_from_the_description(base):
     def sha256(data: bytes) -> str:
         return hashlib.sha256(data).hexdigest()
 
@@ -82,7 +81,7 @@ def test_another_party_can_recompute_it_from_the_description(base: Path) -> None
 
 
 @pytest.mark.parametrize("shards", [2, 3])
-def test_sharding_does_not_change_it(base: Path, tmp_path: Path, shards: int) -> None:
+def test_sharding_does_not_change_it(base, tmp_path, shards):
     assert fingerprint_base(write_base(tmp_path / "sharded", shards=shards)) == fingerprint_base(base)
 
 
@@ -96,14 +95,12 @@ def test_sharding_does_not_change_it(base: Path, tmp_path: Path, shards: int) ->
     ],
     ids=lambda volatile: next(iter(volatile)),
 )
-def test_what_a_library_version_or_a_place_decides_does_not_change_it(
-    base: Path, tmp_path: Path, volatile: dict[str, object]
-) -> None:
+def test_what_a_library_version_or_a_place_decides_does_not_change_it(base, tmp_path, volatile):
     other = write_base(tmp_path / "other", config={**dict(reversed(CONFIG.items())), **volatile})
     assert fingerprint_base(other) == fingerprint_base(base)
 
 
-def test_files_that_are_not_loaded_do_not_change_it(base: Path) -> None:
+def test_files_that_are_not_loaded_do_not_change_it(base):
     before = fingerprint_base(base)
     (base / "README.md").write_text("hello")
     (base / "pytorch_model.bin").write_bytes(b"never read")
@@ -121,7 +118,7 @@ def test_files_that_are_not_loaded_do_not_change_it(base: Path) -> None:
         lambda base: (base / "tokenizer.json").rename(base / "vocab.json"),
     ],
 )
-def test_any_other_change_changes_it(base: Path, change: Callable[[Path], object]) -> None:
+def test_any_other_change_changes_it(base, change):
     before = fingerprint_base(base)
     change(base)
     assert fingerprint_base(base) != before
@@ -142,7 +139,7 @@ def refuse_to_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fingerprint, "_compute", compute)
 
 
-def test_an_unchanged_base_is_not_read_again(base: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_base_is_not_read_again(base, cache, monkeypatch):
     first = fingerprint_base(base, cache=cache)
     refuse_to_compute(monkeypatch)
     assert fingerprint_base(base, cache=cache) == first
@@ -155,13 +152,13 @@ def add_template(base: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [change_weight, change_config, add_template])
-def test_a_changed_base_is_read_again(base: Path, cache: Path, change: Callable[[Path], object]) -> None:
+def test_a_changed_base_is_read_again(base, cache, change):
     fingerprint_base(base, cache=cache)
     change(base)
     assert fingerprint_base(base, cache=cache) == fingerprint_base(base)
 
 
-def test_a_base_that_changes_while_it_is_read_is_not_remembered(base: Path, cache: Path) -> None:
+def test_a_base_that_changes_while_it_is_read_is_not_remembered(base, cache):
     # A file system's clock may not have moved between two writes.
     os.utime(base / "model.safetensors", ns=(0, 0))
     fingerprint_base(base, cache=cache, progress=lambda *_: change_weight(base))
@@ -172,7 +169,7 @@ def test_a_base_that_changes_while_it_is_read_is_not_remembered(base: Path, cach
     "content",
     [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"PLACE": 7}', b'{"PLACE": {"files": {}, "fingerprint": "ab"}}'],
 )
-def test_a_damaged_cache_counts_as_empty_and_is_mended(base: Path, cache: Path, content: bytes, monkeypatch) -> None:
+def test_a_damaged_cache_counts_as_empty_and_is_mended(base, cache, content, monkeypatch):
     cache.parent.mkdir(parents=True)
     cache.write_bytes(content.replace(b"PLACE", str(base.resolve()).encode()))
     first = fingerprint_base(base, cache=cache)
@@ -182,7 +179,7 @@ def test_a_damaged_cache_counts_as_empty_and_is_mended(base: Path, cache: Path, 
 
 
 @pytest.mark.parametrize("how", ["writable", "writable folder", "link"])
-def test_a_cache_that_others_can_change_counts_as_empty(base: Path, cache: Path, how: str) -> None:
+def test_a_cache_that_others_can_change_counts_as_empty(base, cache, how):
     first = fingerprint_base(base, cache=cache)
     cache.write_text(cache.read_text().replace(first, "0" * 64))
     assert fingerprint_base(base, cache=cache) == "0" * 64
@@ -194,7 +191,7 @@ def test_a_cache_that_others_can_change_counts_as_empty(base: Path, cache: Path,
     assert fingerprint_base(base, cache=cache) == first
 
 
-def test_a_cache_that_cannot_be_written_does_not_matter(base: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_does_not_matter(base, tmp_path):
     (tmp_path / "file").write_text("")
     assert fingerprint_base(base, cache=tmp_path / "file" / "cache.json") == fingerprint_base(base)
 
@@ -237,9 +234,7 @@ def tensor_in_two_shards(base: Path) -> None:
         (lambda base: (base / "model.safetensors").write_bytes(b"GGUF" * 9), PeerError, "header claims"),
     ],
 )
-def test_a_directory_that_is_no_sound_base_is_refused(
-    base: Path, spoil: Callable[[Path], object], error: type[Exception], message: str
-) -> None:
+def test_a_directory_that_is_no_sound_base_is_refused(base, spoil, error, message):
     spoil(base)
     with pytest.raises(error, match=message):
         fingerprint_base(base)

@@ -88,7 +88,7 @@ def assert_equal_tensors(left: dict[str, np.ndarray], right: dict[str, np.ndarra
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_peft_loads_what_plait_saved_into_equal_weights_and_logits(tmp_path: Path) -> None:
+def test_peft_loads_what_plait_saved_into_equal_weights_and_logits(tmp_path):
     model = tiny_peft_model()
     model.save_pretrained(tmp_path / "theirs")
     adapter = load_peft_directory(tmp_path / "theirs")
@@ -108,7 +108,7 @@ def test_peft_loads_what_plait_saved_into_equal_weights_and_logits(tmp_path: Pat
 # --- there and back
 
 
-def test_everything_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_everything_comes_back_as_it_was_saved(tmp_path):
     labels = ("ham", 'sp"am', "Größe")
     spec = replace(
         SPEC, labels=labels, task=AdapterTask.CLASSIFICATION, peft_config={**SPEC.peft_config, "task_type": "SEQ_CLS"}
@@ -121,13 +121,13 @@ def test_everything_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert load_state(path, spec).digest() == STATE.digest()
 
 
-def test_equal_adapters_are_equal_bytes(saved: Path, tmp_path: Path) -> None:
+def test_equal_adapters_are_equal_bytes(saved, tmp_path):
     again = save(tmp_path / "again", spec=replace(SPEC, peft_config=dict(reversed(CONFIG.items()))))
     for path in saved.iterdir():
         assert (again / path.name).read_bytes() == path.read_bytes()
 
 
-def test_saving_replaces_the_adapter_before_and_leaves_nothing_beside_it(saved: Path) -> None:
+def test_saving_replaces_the_adapter_before_and_leaves_nothing_beside_it(saved):
     (saved / "stale.txt").write_text("from the round before")
     doubled = AdapterState(SPEC.layout, STATE.flat * 2)
     save(saved, state=doubled)
@@ -147,19 +147,19 @@ def test_saving_replaces_the_adapter_before_and_leaves_nothing_beside_it(saved: 
         ({"peft_type": "LOHA"}, "peft_type of the adapter in .* is 'LORA', expected 'LOHA'"),
     ],
 )
-def test_the_same_tensors_with_another_meaning_are_refused(saved: Path, config: dict, message: str) -> None:
+def test_the_same_tensors_with_another_meaning_are_refused(saved, config, message):
     with pytest.raises(PeerError, match=message):
         load_state(saved, replace(SPEC, peft_config={**CONFIG, **config}))
 
 
-def test_a_configuration_changed_after_saving_gives_no_spec(saved: Path) -> None:
+def test_a_configuration_changed_after_saving_gives_no_spec(saved):
     set_config(lora_alpha=1000)(saved)
     with pytest.raises(PeerError, match="is not the one that was written with"):
         load_peft_directory(saved).spec()
 
 
 @pytest.mark.parametrize("task_type", [None, "SEQ_2_SEQ_LM", ["CAUSAL_LM"]])
-def test_a_task_that_plait_does_not_have_gives_no_spec(saved: Path, task_type: object) -> None:
+def test_a_task_that_plait_does_not_have_gives_no_spec(saved, task_type):
     set_config(task_type=task_type)(saved)
     with pytest.raises(PeerError, match="task_type of"):
         load_peft_directory(saved).spec()
@@ -216,7 +216,7 @@ def with_nan(path: Path) -> None:
         (set_provenance(spec_digest=7), "spec_digest of the adapter is"),
     ],
 )
-def test_hostile_directories_are_refused_saying_why(saved: Path, spoil: Callable[[Path], None], message: str) -> None:
+def test_hostile_directories_are_refused_saying_why(saved, spoil, message):
     spoil(saved)
     with pytest.raises(PeerError, match=message) as refusal:
         load_peft_directory(saved)
@@ -248,7 +248,7 @@ def front_matter(text: str) -> dict[str, object]:
     return yaml.safe_load(block)
 
 
-def test_the_hub_finds_base_library_task_and_tags() -> None:
+def test_the_hub_finds_base_library_task_and_tags():
     assert front_matter(card()) == {
         "library_name": "peft",
         "base_model": "owner/model",
@@ -257,7 +257,7 @@ def test_the_hub_finds_base_library_task_and_tags() -> None:
     }
 
 
-def test_a_local_path_stays_off_the_card() -> None:
+def test_a_local_path_stays_off_the_card():
     text = card(base=replace(BASE, name="/home/alice/secret/base"))
     assert "base_model" not in front_matter(text)
     assert "alice" not in text
@@ -274,7 +274,7 @@ def test_a_local_path_stays_off_the_card() -> None:
         "\u202egnp.exe",
     ],
 )
-def test_markup_in_a_name_or_a_label_stays_text(name: str) -> None:
+def test_markup_in_a_name_or_a_label_stays_text(name):
     spec = replace(OF_CARD, task=AdapterTask.CLASSIFICATION, labels=(name, "b"))
     text, plain = card(name, spec), card("run", replace(spec, labels=("a", "b")))
     assert front_matter(text) == front_matter(plain)

@@ -79,7 +79,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("settings", "changed"), HOSTILE, ids=lambda value: "-".join(f"{value}".split())[:60])
-def test_what_is_outside_its_range_is_refused_by_name(settings: dict, changed: dict) -> None:
+def test_what_is_outside_its_range_is_refused_by_name(settings, changed):
     with pytest.raises(PeerError, match=f"^{next(iter(changed))} of the adapter is .*, expected ") as refusal:
         checked_settings({**settings, **changed}, what="the adapter")
     assert str(refusal.value).isprintable()
@@ -88,26 +88,24 @@ def test_what_is_outside_its_range_is_refused_by_name(settings: dict, changed: d
 
 @pytest.mark.parametrize("value", [NESTED, "/outside", 2**64, {NESTED: 2**31}, [[[["x"]]]]], ids=str)
 @pytest.mark.parametrize("settings", EVERY, ids=lambda settings: settings["peft_type"])
-def test_no_key_of_pefts_takes_an_expression_a_path_a_table_a_deep_list_or_a_number_without_end(
-    settings: dict, value: object
-) -> None:
+def test_no_key_of_pefts_takes_an_expression_a_path_a_table_a_deep_list_or_a_number_without_end(settings, value):
     for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[settings["peft_type"]]):
         with pytest.raises(PeerError):
             checked_settings({**settings, field.name: value}, what="the adapter")
 
 
 @pytest.mark.parametrize("settings", EVERY, ids=lambda settings: settings["peft_type"])
-def test_ordinary_settings_pass_as_they_are(settings: dict) -> None:
+def test_ordinary_settings_pass_as_they_are(settings):
     assert checked_settings(settings, what="it") == settings
 
 
-def test_what_is_off_is_left_out_whatever_its_name() -> None:
+def test_what_is_off_is_left_out_whatever_its_name():
     off = {"corda_config": None, "eva_config": None, "loftq_config": {}, "enable_lora": False, "a_new_key": []}
     assert checked_settings({**LORA, **off}, what="it") == LORA
 
 
 @pytest.mark.parametrize("kind", sorted({method.peft_type for method in METHODS.values()}))
-def test_every_default_of_peft_passes_or_is_off(kind: str) -> None:
+def test_every_default_of_peft_passes_or_is_off(kind):
     """So a directory that PEFT wrote with a setting left alone is never refused for it."""
     needed = {"psoft_orth": False, "psoft_mag_a": False, "psoft_mag_b": False, "psoft_svd": "lowrank"}
     given: dict[str, object] = {"peft_type": kind}
@@ -122,19 +120,19 @@ def test_every_default_of_peft_passes_or_is_off(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(_TABLES))
-def test_every_key_of_a_table_is_one_that_peft_takes(kind: str) -> None:
+def test_every_key_of_a_table_is_one_that_peft_takes(kind):
     known = {field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])}
     assert set(_TABLES[kind].rules) <= known
     assert issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PeftConfig)
 
 
-def test_a_key_whose_default_in_peft_is_something_else_must_be_there() -> None:
+def test_a_key_whose_default_in_peft_is_something_else_must_be_there():
     without = {key: value for key, value in LORA_XS.items() if key != "psoft_svd"}
     with pytest.raises(PeerError, match="psoft_svd of the adapter is missing, expected 'lowrank'"):
         checked_settings(without, what="the adapter")
 
 
-def test_the_table_has_every_method_under_pefts_own_type() -> None:
+def test_the_table_has_every_method_under_pefts_own_type():
     assert {method.peft_type for method in METHODS.values()} == set(_TABLES) <= PEFT_TYPE_TO_CONFIG_MAPPING.keys()
 
 
@@ -150,7 +148,7 @@ CLASSIFIER = {
 }
 
 
-def test_a_spec_says_what_it_asks_for_before_anything_is_built() -> None:
+def test_a_spec_says_what_it_asks_for_before_anything_is_built():
     spec = parse_spec(json.dumps({**CLASSIFIER, "init_rank": 16}))
     assert (spec.method, spec.task, spec.labels) == ("lora", AdapterTask.CLASSIFICATION, ("a", "b"))
     assert (spec.init_seed, spec.init_rank, spec.rank) == (7, 16, 8)
@@ -176,7 +174,7 @@ def test_a_spec_says_what_it_asks_for_before_anything_is_built() -> None:
         ({"extra": 1}, "'extra' of the adapter spec is unknown"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(changed: dict, message: str) -> None:
+def test_what_does_not_fit_is_refused_by_name(changed, message):
     with pytest.raises(PeerError, match=message) as refusal:
         parse_spec(json.dumps({**SPEC, **changed}))
     assert str(refusal.value).isprintable()
@@ -196,6 +194,6 @@ def test_what_does_not_fit_is_refused_by_name(changed: dict, message: str) -> No
     ],
     ids=["empty", "a-list", "deep", "twice", "nan", "digits", "surrogate", "large"],
 )
-def test_json_that_is_no_spec_is_the_peers_fault(text: str) -> None:
+def test_json_that_is_no_spec_is_the_peers_fault(text):
     with pytest.raises(PeerError):
         parse_spec(text)

@@ -1,7 +1,6 @@
 """Specs, parents and bases of adapters."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +17,7 @@ SPEC = AdapterSpec(
 )
 
 
-def test_what_travels_is_all_but_the_layout() -> None:
+def test_what_travels_is_all_but_the_layout():
     assert SPEC.to_json() == {
         "method": "lora",
         "peft_config": {"lora_alpha": 16, "peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]},
@@ -31,7 +30,7 @@ def test_what_travels_is_all_but_the_layout() -> None:
 @pytest.mark.parametrize(
     "key", ["base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping"]
 )
-def test_where_the_base_lies_and_who_saved_it_do_not_change_the_digest(key: str) -> None:
+def test_where_the_base_lies_and_who_saved_it_do_not_change_the_digest(key):
     assert replace(SPEC, peft_config={**SPEC.peft_config, key: "other"}).digest == SPEC.digest
 
 
@@ -47,14 +46,14 @@ def test_where_the_base_lies_and_who_saved_it_do_not_change_the_digest(key: str)
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_every_other_difference_changes_the_digest(change: dict) -> None:
+def test_every_other_difference_changes_the_digest(change):
     assert replace(SPEC, **change).digest != SPEC.digest
 
 
 DIGEST = "0f" * 32
 
 
-def test_what_was_written_is_read_again() -> None:
+def test_what_was_written_is_read_again():
     parents = (Parent(DIGEST), Parent("a" * 64, -0.5))
     assert parents_from([parent.to_json() for parent in parents]) == parents
     assert parents_from(None) == ()
@@ -71,7 +70,7 @@ def test_what_was_written_is_read_again() -> None:
         [{"digest": DIGEST, "weight": 1.0}] * 300,
     ],
 )
-def test_anything_else_is_the_peers_fault(value) -> None:
+def test_anything_else_is_the_peers_fault(value):
     with pytest.raises(PeerError, match="parent"):
         parents_from(value)
 
@@ -80,7 +79,7 @@ FINGERPRINT = "0123456789abcdef" * 4
 
 
 @pytest.mark.parametrize("name", ["HuggingFaceTB/SmolLM2-135M-Instruct", "mistralai/Mistral-7B-v0.3"])
-def test_owner_and_model_make_a_hub_id(name: str) -> None:
+def test_owner_and_model_make_a_hub_id(name):
     assert BaseReference(name, "main", FINGERPRINT).hub_id == name
 
 
@@ -88,17 +87,17 @@ def test_owner_and_model_make_a_hub_id(name: str) -> None:
     "name",
     ["/home/me/base", "./bases/tiny", "../base", "C:\\bases\\tiny", "smollm2-135m", "a/b/c", "a/b\n", "a/", "/a", ""],
 )
-def test_a_path_or_a_nickname_makes_none(name: str) -> None:
+def test_a_path_or_a_nickname_makes_none(name):
     assert BaseReference(name, None, FINGERPRINT).hub_id is None
 
 
-def test_a_directory_that_reads_like_a_hub_id_makes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_reads_like_a_hub_id_makes_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bases" / "tiny").mkdir(parents=True)
     assert BaseReference("bases/tiny", None, FINGERPRINT).hub_id is None
 
 
 @pytest.mark.parametrize("fingerprint", ["", FINGERPRINT[1:], FINGERPRINT.upper(), FINGERPRINT + "\n"])
-def test_anything_but_64_hexadecimal_digits_is_no_fingerprint(fingerprint: str) -> None:
+def test_anything_but_64_hexadecimal_digits_is_no_fingerprint(fingerprint):
     with pytest.raises(ValueError, match="expected 64 hexadecimal digits"):
         BaseReference("owner/model", None, fingerprint)

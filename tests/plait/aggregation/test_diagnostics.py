@@ -118,7 +118,7 @@ def cohort() -> tuple[RoundContext, list[Contribution]]:
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu", "silu", "tanh"])
-def test_the_figures_are_those_of_the_functions_on_the_same_inputs(lab, activation, cohort) -> None:
+def test_the_figures_are_those_of_the_functions_on_the_same_inputs(lab, activation, cohort):
     context, updates = cohort
     outcome = lab.run(FEDAVG, context, updates)
     observer = BottleneckObserver(context, spec_of(activation))
@@ -152,7 +152,7 @@ def test_the_figures_are_those_of_the_functions_on_the_same_inputs(lab, activati
 
 
 @pytest.mark.parametrize("change", [{"up.bias": (WIDTH + 1,)}, {"down.weight": (RANK,)}, {"up.weight": None}])
-def test_a_layout_with_a_hole_is_refused(change) -> None:
+def test_a_layout_with_a_hole_is_refused(change):
     shapes = dict(SHAPES)
     for part, shape in change.items():
         name = f"base_model.model.a.o_proj.bottleneck_{part}"

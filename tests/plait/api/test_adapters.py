@@ -14,9 +14,7 @@ from tests.plait.conftest import begun_otherwise
 
 
 @pytest.mark.slow
-def test_an_adapter_is_evaluated_on_data_in_memory_as_the_command_does_on_a_file(
-    finished: Path, records: list[dict[str, str]], jsonl: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_adapter_is_evaluated_on_data_in_memory_as_the_command_does_on_a_file(finished, records, jsonl, capsys):
     from plait.cli.app import app
 
     options = {"seq_len": 32, "max_sequences": 8, "dtype": "float32"}
@@ -38,15 +36,13 @@ def test_an_adapter_is_evaluated_on_data_in_memory_as_the_command_does_on_a_file
         ({"device": "gpu"}, "device is 'gpu', expected"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused_in_one_line(
-    finished: Path, given: dict[str, object], message: str
-) -> None:
+def test_what_cannot_be_evaluated_is_refused_in_one_line(finished, given, message):
     with pytest.raises(ConfigError, match=message) as refused:
         plait.evaluate(finished, [{"text": "a"}], quiet=True, **given)  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)
 
 
-def test_an_adapter_is_exported_and_stands_for_its_directory(finished: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_exported_and_stands_for_its_directory(finished, tmp_path):
     exported = plait.export(plait.open_run(finished), tmp_path / "out", to="peft", rank=1, quiet=True)
     assert load_peft_directory(Path(exported)).config["r"] == 1
     assert (exported.rank, exported.base.name) == (1, "tiny")
@@ -60,9 +56,7 @@ def test_an_adapter_is_exported_and_stands_for_its_directory(finished: Path, tmp
     assert not [name for name in plait.__all__ if type(getattr(plait, name)).__name__ == "module"]
 
 
-def test_the_base_may_be_a_model_in_memory_and_must_be_the_one_that_was_trained_on(
-    finished: Path, records: list[dict[str, str]], tmp_path: Path
-) -> None:
+def test_the_base_may_be_a_model_in_memory_and_must_be_the_one_that_was_trained_on(finished, records, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -87,9 +81,7 @@ def mean_of_a(updates: plait.Updates, _: object) -> object:
 
 
 @pytest.mark.slow
-def test_a_client_s_own_side_under_a_rule_of_one_s_own_is_exported_without_that_rule(
-    records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
-) -> None:
+def test_a_client_s_own_side_under_a_rule_of_one_s_own_is_exported_without_that_rule(records, small, tmp_path):
     settings = {**small, "rounds": 1}
     run = plait.simulate(records, partition="natural:author", rule=mean_of_a, out=tmp_path / "run", **settings)
     begun_otherwise(run.path, lambda config: config.replace(__name__, "elsewhere"))

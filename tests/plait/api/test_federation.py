@@ -2,7 +2,6 @@
 
 import signal
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -29,8 +28,8 @@ def shares(records: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["insecure", "tls"])
 def test_three_clients_and_a_server_of_one_process_make_the_adapter_of_a_simulation(
-    finished: Path, shares, training: dict[str, object], tmp_path: Path, tls: bool
-) -> None:
+    finished, shares, training, tmp_path, tls
+):
     if tls:
         provision(tmp_path / "fed", NAMES, ("localhost",), now=datetime.now(UTC))
     kits = tmp_path / "fed" if tls else None
@@ -47,9 +46,7 @@ def test_three_clients_and_a_server_of_one_process_make_the_adapter_of_a_simulat
 
 
 @pytest.mark.slow
-def test_a_server_that_a_callback_paused_continues_with_the_same_clients(
-    finished: Path, shares, training: dict[str, object], tmp_path: Path
-) -> None:
+def test_a_server_that_a_callback_paused_continues_with_the_same_clients(finished, shares, training, tmp_path):
     def pause(event: plait.Event) -> plait.Stop | None:
         return plait.Stop.PAUSE if isinstance(event, RoundFinished) and event.round == 1 else None
 
@@ -68,9 +65,7 @@ def test_a_server_that_a_callback_paused_continues_with_the_same_clients(
 
 
 @pytest.mark.slow
-def test_a_server_and_a_client_without_each_other_stop_when_they_are_told(
-    shares, training: dict[str, object], tmp_path: Path
-) -> None:
+def test_a_server_and_a_client_without_each_other_stop_when_they_are_told(shares, training, tmp_path):
     with plait.Server(out=tmp_path / "run", insecure=True, quiet=True, **training) as server:
         address = server.address
     with plait.Client(

@@ -41,7 +41,7 @@ def begun(tmp_path: Path) -> Begun:
     return make
 
 
-def test_settings_that_differ_from_the_ledger_are_refused(begun: Begun) -> None:
+def test_settings_that_differ_from_the_ledger_are_refused(begun):
     directory = begun(rounds=3)
     assert recorded_settings(directory).rounds == 3
     text = directory.config.read_text()
@@ -55,13 +55,13 @@ def test_settings_that_differ_from_the_ledger_are_refused(begun: Begun) -> None:
         recorded_settings(directory)
 
 
-def test_a_ledger_without_settings_is_refused(begun: Begun) -> None:
+def test_a_ledger_without_settings_is_refused(begun):
     with pytest.raises(PeerError, match="does not begin with a run's settings"):
         recorded_settings(begun(first=ClientsDescribed(clients=())))
 
 
 @pytest.mark.slow
-def test_what_a_run_names_has_to_be_named_again(begun: Begun) -> None:
+def test_what_a_run_names_has_to_be_named_again(begun):
     directory = begun(rule="my_rules:mine:groups=2", data="my file.jsonl", publish="http://127.0.0.1:9")
     with pytest.raises(ConfigError) as refused:
         admitted_settings(directory)
@@ -75,7 +75,7 @@ def test_what_a_run_names_has_to_be_named_again(begun: Begun) -> None:
     assert "my_rules" in plugins.ADMITTED
 
 
-def test_every_module_of_what_is_named_again_is_admitted(begun: Begun) -> None:
+def test_every_module_of_what_is_named_again_is_admitted(begun):
     settings = {"callbacks": "one:a,two:b", "objective": "grpo:reward=three:c,group-size=4"}
     admitted_settings(begun(**settings), [f"{key}={value}" for key, value in settings.items()])
     assert {"one", "two", "three"} <= plugins.ADMITTED
@@ -90,12 +90,12 @@ def test_every_module_of_what_is_named_again_is_admitted(begun: Begun) -> None:
         ("loss=my_rules:mine", "has no loss to allow"),
     ],
 )
-def test_nothing_else_can_be_allowed(begun: Begun, allowed: str, why: str) -> None:
+def test_nothing_else_can_be_allowed(begun, allowed, why):
     with pytest.raises(ConfigError, match=why):
         admitted_settings(begun(rule="my_rules:mine"), [allowed])
 
 
-def test_the_command_that_continues_a_run_names_again_what_lies_outside_it(begun: Begun) -> None:
+def test_the_command_that_continues_a_run_names_again_what_lies_outside_it(begun):
     directory = begun(rule="my_rules:mine", data="my file.jsonl")
     command = how_to_resume(recorded_settings(directory), Serving("127.0.0.1:9", "", "", 1.0, 7), page="127.0.0.1:8")
     words = shlex.split(command)
@@ -106,7 +106,7 @@ def test_the_command_that_continues_a_run_names_again_what_lies_outside_it(begun
     assert admitted_settings(directory, allowed[:2]).rule == "my_rules:mine"
 
 
-def test_a_run_that_a_full_disk_stops_says_how_to_go_on(begun: Begun, tmp_path: Path) -> None:
+def test_a_run_that_a_full_disk_stops_says_how_to_go_on(begun, tmp_path):
     out = begun().path
     for place, how in ((tmp_path / "none", "start it again"), (out, re.escape(f"continue with: plait resume {out}"))):
         with pytest.raises(DiskFullError, match=f"^full; {how}"), with_resume_hint(RunConfig(out=str(place))):
@@ -117,11 +117,11 @@ def test_a_run_that_a_full_disk_stops_says_how_to_go_on(begun: Begun, tmp_path: 
     "settings",
     [{}, {"rule": "trimmed_mean:share=0.1"}, {"partition": "natural:author"}, {"objective": "dpo:beta=0.2"}],
 )
-def test_what_is_plait_s_own_leads_nowhere(settings: dict[str, str]) -> None:
+def test_what_is_plait_s_own_leads_nowhere(settings):
     assert leads_out(RunConfig(base="tiny", **settings)) == {}  # pyright: ignore[reportArgumentType]
 
 
-def test_no_module_is_imported_to_tell(begun: Begun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_module_is_imported_to_tell(begun, tmp_path, monkeypatch):
     (tmp_path / "told_by_a_stranger.py").write_text("raise SystemExit(3)")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="--allow"):
@@ -129,7 +129,7 @@ def test_no_module_is_imported_to_tell(begun: Begun, tmp_path: Path, monkeypatch
     assert "told_by_a_stranger" not in sys.modules
 
 
-def test_every_setting_that_is_a_text_is_known_to_lead_out_or_not() -> None:
+def test_every_setting_that_is_a_text_is_known_to_lead_out_or_not():
     texts = {key for key, value in RunConfig().to_table().items() if isinstance(value, str)}
     inside = {
         "columns", "split", "norm-bound",

@@ -1,6 +1,5 @@
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ def by_round_and_client(event: UpdateReceived) -> tuple[int, str]:
     return event.round, event.client
 
 
-def test_losses_and_updates_are_what_the_ledger_records(finished: Path) -> None:
+def test_losses_and_updates_are_what_the_ledger_records(finished):
     run = plait.open_run(finished)
     losses = run.losses
     assert list(losses.columns)[:4] == ["round", "client", "adapter", "loss"]
@@ -30,14 +29,14 @@ def test_losses_and_updates_are_what_the_ledger_records(finished: Path) -> None:
     assert run.summary == json.loads((finished / "summary.json").read_text())
 
 
-def test_it_stands_for_its_directory(finished: Path) -> None:
+def test_it_stands_for_its_directory(finished):
     run = plait.open_run(finished)
     assert os.fspath(run) == str(finished)
     assert run.finished
     assert repr(run).startswith(f"<plait.Result '{finished}': 2 rounds, held-out loss ")
 
 
-def test_adapters_are_peft_directories_the_shared_one_and_each_client_s(finished: Path) -> None:
+def test_adapters_are_peft_directories_the_shared_one_and_each_client_s(finished):
     run = plait.open_run(finished)
     shared = load_peft_directory(run.adapter()).tensors
     own = {client: load_peft_directory(run.adapter(client)).tensors for client in ("ada", "bob")}
@@ -50,12 +49,12 @@ def test_adapters_are_peft_directories_the_shared_one_and_each_client_s(finished
         run.adapter("adda")
 
 
-def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no run"):
         plait.open_run(tmp_path)
 
 
-def test_losses_have_a_row_per_round_client_and_kind_of_adapter(run_with_own, write_ledger) -> None:
+def test_losses_have_a_row_per_round_client_and_kind_of_adapter(run_with_own, write_ledger):
     frame = plait.open_run(write_ledger(run_with_own(2.25, {"ann": 2.0, "bob": 2.5}))).losses
     shared = frame[frame.adapter == "shared"].pivot_table(index="round", columns="client", values="loss")
     assert shared.to_dict("list") == {"ann": [3.0, 2.75, 2.5], "bob": [5.0, 4.25, 3.5]}
@@ -63,7 +62,7 @@ def test_losses_have_a_row_per_round_client_and_kind_of_adapter(run_with_own, wr
     assert personalized[["round", "client", "loss"]].values.tolist() == [[2, "ann", 2.0], [2, "bob", 2.5]]
 
 
-def test_updates_count_every_byte_of_the_client_in_its_round(small_run, write_ledger) -> None:
+def test_updates_count_every_byte_of_the_client_in_its_round(small_run, write_ledger):
     first = plait.open_run(write_ledger(small_run)).updates.set_index(["round", "client"]).loc[(1, "ann")]
     # Training, then an evaluation in the same round.
     assert (first.downlink_bytes, first.uplink_bytes) == (1000 + 100, 3000 + 50)
@@ -72,14 +71,14 @@ def test_updates_count_every_byte_of_the_client_in_its_round(small_run, write_le
     assert pd.isna(first.first_loss)
 
 
-def test_an_asynchronous_update_is_of_the_round_that_it_is_part_of(small_run, write_ledger) -> None:
+def test_an_asynchronous_update_is_of_the_round_that_it_is_part_of(small_run, write_ledger):
     late = received(1, "ann", 3000) | {"fold": 2, "staleness": 1, "weight": 1.0}
     run = numbered([small_run[0], broadcast(1, "ann", 500), late, round_finished(1, 0), round_finished(2, 1)])
     (update,) = plait.open_run(write_ledger(run)).updates.to_dict("records")
     assert (update["round"], update["client"], update["uplink_bytes"], update["norm"]) == (2, "ann", 3000, 0.5)
 
 
-def test_rounds_state_the_bytes_before_each_evaluation(small_run, write_ledger) -> None:
+def test_rounds_state_the_bytes_before_each_evaluation(small_run, write_ledger):
     before_round_1 = 2 * (10 + 20)
     before_round_2 = before_round_1 + 1000 + 2000 + 3000 + 4000 + 100 + 50
     frame = plait.open_run(write_ledger(small_run)).rounds
@@ -89,7 +88,7 @@ def test_rounds_state_the_bytes_before_each_evaluation(small_run, write_ledger) 
 
 
 @pytest.mark.parametrize("name", ["losses", "judged", "updates", "rounds"])
-def test_columns_and_types_are_the_same_before_anything_has_happened(name: str, small_run, write_ledger) -> None:
+def test_columns_and_types_are_the_same_before_anything_has_happened(name, small_run, write_ledger):
     run = plait.open_run(write_ledger(numbered([run_started()])))
     empty = getattr(run, name)
     (run.path / "ledger.jsonl").unlink()

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from plait.api.serving import Serving, load_serving, new_run_number
@@ -10,7 +8,7 @@ SERVING = Serving(
 )  # fmt: skip
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_what_was_saved_is_loaded(tmp_path):
     assert load_serving(tmp_path / "server.toml") is None
     SERVING.save(tmp_path / "server.toml")
     assert load_serving(tmp_path / "server.toml") == SERVING
@@ -24,7 +22,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
         ('listen = "x"\nkit = ""\nmetrics = ""\ngrace-s = 30.0\nrun-number = "7"\n', "other keys or types"),
     ],
 )
-def test_what_is_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_something_else_is_refused(tmp_path, text, message):
     (tmp_path / "server.toml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_serving(tmp_path / "server.toml")

@@ -34,9 +34,7 @@ def weights(run: Path) -> bytes:
 
 
 @pytest.mark.slow
-def test_the_function_and_the_command_give_the_same_adapter_bit_for_bit(
-    finished: Path, jsonl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_function_and_the_command_give_the_same_adapter_bit_for_bit(finished, jsonl, tmp_path, monkeypatch):
     words = (
         "simulate", "--partition", "natural:author", "--clients", "3", "--base", "tiny", "--rounds", "2",
         "--local-steps", "2", "--batch-size", "2", "--seq-len", "32", "--rank", "2", "--learning-rate", "0.01",
@@ -52,8 +50,8 @@ def test_the_function_and_the_command_give_the_same_adapter_bit_for_bit(
 
 @pytest.mark.slow
 def test_off_the_main_thread_it_gives_the_same_bits_leaves_signals_alone_and_callbacks_hear_the_events_of_the_ledger(
-    finished: Path, records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
-) -> None:
+    finished, records, small, tmp_path
+):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     found: list[plait.Result] = []
     heard: list[plait.Event] = []
@@ -74,7 +72,7 @@ def test_off_the_main_thread_it_gives_the_same_bits_leaves_signals_alone_and_cal
 
 
 @pytest.mark.slow
-def test_a_callback_ends_the_run_whole(records: list[dict[str, str]], small: dict[str, object], tmp_path: Path) -> None:
+def test_a_callback_ends_the_run_whole(records, small, tmp_path):
     def once(event: plait.Event) -> plait.Stop | None:
         return plait.Stop.END if isinstance(event, RoundFinished) else None
 
@@ -94,8 +92,8 @@ def test_a_callback_ends_the_run_whole(records: list[dict[str, str]], small: dic
 
 @pytest.mark.slow
 def test_a_paused_run_goes_on_to_the_same_bits_and_its_callbacks_hear_everything_again(
-    finished: Path, records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
-) -> None:
+    finished, records, small, tmp_path
+):
     def pause(event: plait.Event) -> plait.Stop | None:
         return plait.Stop.PAUSE if isinstance(event, RoundFinished) and event.round == 1 else None
 
@@ -111,9 +109,7 @@ def test_a_paused_run_goes_on_to_the_same_bits_and_its_callbacks_hear_everything
 
 
 @pytest.mark.slow
-def test_a_run_whose_callback_raises_stops_with_that_error_and_goes_on(
-    finished: Path, records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
-) -> None:
+def test_a_run_whose_callback_raises_stops_with_that_error_and_goes_on(finished, records, small, tmp_path):
     def careless(event: plait.Event) -> None:
         if isinstance(event, RoundFinished):
             raise KeyError("no such metric")
@@ -129,9 +125,7 @@ def test_a_run_whose_callback_raises_stops_with_that_error_and_goes_on(
 
 
 @pytest.mark.slow
-def test_early_stopping_ends_a_run_after_as_many_evaluations_without_a_lower_loss(
-    records: list[dict[str, str]], small: dict[str, object], tmp_path: Path
-) -> None:
+def test_early_stopping_ends_a_run_after_as_many_evaluations_without_a_lower_loss(records, small, tmp_path):
     settings = {**small, "rounds": 9, "learning_rate": 0.0001, "server_optimizer": "sgd:lr=1e-9"}
     stopping = plait.EarlyStopping(patience=2)
     run = plait.simulate(records, partition="iid", out=tmp_path / "run", callbacks=[stopping], **settings)
@@ -153,9 +147,7 @@ def test_early_stopping_ends_a_run_after_as_many_evaluations_without_a_lower_los
         ({"callbacks": [3]}, "a callback is 3, expected a function"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(
-    records: list[dict[str, str]], tmp_path: Path, given: dict[str, object], message: str
-) -> None:
+def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_written(records, tmp_path, given, message):
     with pytest.raises(ConfigError, match=message) as refused:
         plait.simulate(records, **{"base": "tiny", "out": tmp_path / "run", "quiet": True, **given})  # type: ignore[arg-type]
     assert "\n" not in str(refused.value)
@@ -175,8 +167,8 @@ plait.simulate(records, partition="natural:author", out=sys.argv[2], base="tiny"
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "updates"), [(signal.SIGINT, 1), (signal.SIGKILL, 4)])
 def test_a_program_that_is_interrupted_or_killed_leaves_a_run_that_goes_on_to_the_same_bits(
-    finished: Path, records: list[dict[str, str]], tmp_path: Path, number: signal.Signals, updates: int
-) -> None:
+    finished, records, tmp_path, number, updates
+):
     (tmp_path / "records.json").write_text(json.dumps(records))
     out = tmp_path / "run"
     child = Command(tmp_path / "records.json", out, program=CHILD, stderr=subprocess.PIPE)
@@ -197,9 +189,7 @@ def test_a_program_that_is_interrupted_or_killed_leaves_a_run_that_goes_on_to_th
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_its_data_at_another_place_and_with_no_others(
-    finished: Path, records: list[dict[str, str]], jsonl: Path, small: dict[str, object], tmp_path: Path
-) -> None:
+def test_a_run_goes_on_with_its_data_at_another_place_and_with_no_others(finished, records, jsonl, small, tmp_path):
     def pause(event: plait.Event) -> plait.Stop | None:
         return plait.Stop.PAUSE if isinstance(event, RoundFinished) else None
 
@@ -216,9 +206,7 @@ def test_a_run_goes_on_with_its_data_at_another_place_and_with_no_others(
     assert weights(out) == weights(finished)
 
 
-def test_a_run_of_one_epoch_trains_each_sequence_once(
-    records: list[dict[str, str]], small: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_of_one_epoch_trains_each_sequence_once(records, small, tmp_path, monkeypatch):
     drawn: list[list[Example]] = []
     draw = Learner.draw
 

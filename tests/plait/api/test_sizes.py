@@ -67,7 +67,7 @@ FLEET = "".join(
 @pytest.mark.parametrize(
     "case", [name if number < 3 else pytest.param(name, marks=pytest.mark.slow) for number, name in enumerate(CASES)]
 )
-def test_counted_bytes_are_those_of_the_run(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counted_bytes_are_those_of_the_run(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("fleet.toml").write_text(FLEET)
     records = [
@@ -89,7 +89,7 @@ def test_counted_bytes_are_those_of_the_run(case: str, tmp_path: Path, monkeypat
         assert stored == pytest.approx(server_disk_bytes(settled, shape.spec, counted) - beside, rel=0.1)
 
 
-def test_masks_cost_more_where_clients_prove_who_they_are() -> None:
+def test_masks_cost_more_where_clients_prove_who_they_are():
     settled = settle(run_config_of({**COMMON, "secure_aggregation": True}))
     spec = planned_shape(settled, locate_config("tiny")).spec
     proven, simulated = (sent_bytes(settled, spec, evaluates=True, certified=each) for each in (True, False))
@@ -110,7 +110,7 @@ def estimate(**changed: object) -> Estimate:
     return Estimate(**{**given, **changed})
 
 
-def test_figures_are_by_round_and_client_and_have_the_names_that_a_run_s_have(small_run) -> None:
+def test_figures_are_by_round_and_client_and_have_the_names_that_a_run_s_have(small_run):
     figures = estimate(privacy=(EXTRA, {"dp_epsilon": 3})).to_json()
     assert figures["uplink_bytes_per_client_round"] == 80_100 / 20
     assert figures["savings_vs_fp32_adapter"] == pytest.approx(2 * 4 * 1001 * 20 / (80_100 + 160_200))

@@ -70,19 +70,17 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
 
 
 @pytest.mark.slow
-def test_a_strictly_typed_program_needs_no_exception(errors: dict[str, list[dict[str, Any]]]) -> None:
+def test_a_strictly_typed_program_needs_no_exception(errors):
     assert errors["typed.py"] == []
 
 
 @pytest.mark.slow
-def test_the_readme_s_program_has_no_error_but_in_libraries_without_types(
-    errors: dict[str, list[dict[str, Any]]],
-) -> None:
+def test_the_readme_s_program_has_no_error_but_in_libraries_without_types(errors):
     rules = {error.get("rule") for error in errors["readme.py"]}
     assert rules <= {"reportUnknownMemberType", "reportUnknownVariableType", "reportUnusedExpression"}
 
 
 @pytest.mark.slow
-def test_a_mistake_is_an_error_before_the_program_runs(errors: dict[str, list[dict[str, Any]]]) -> None:
+def test_a_mistake_is_an_error_before_the_program_runs(errors):
     lines = {error["range"]["start"]["line"] for error in errors["wrong.py"]}
     assert lines == {3, 4, 5, 6, 7, 8}

@@ -86,9 +86,7 @@ def planned(run: Path, client: str = "eve", **more: object) -> Plan:
 
 
 @pytest.mark.parametrize("more", RULES.values(), ids=RULES)
-def test_the_digest_is_that_of_a_run_which_the_client_never_joined(
-    more: dict[str, object], data: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_the_digest_is_that_of_a_run_which_the_client_never_joined(more, data, tmp_path):
     run, never = ran(tmp_path / "run", data(), **more), ran(tmp_path / "never", data("eve"), **more)
     plan = planned(run)
     tombstone = carry_out(plan, lambda settings: go_on(RunDirectory(plan.out), settings, quiet=True))
@@ -98,7 +96,7 @@ def test_the_digest_is_that_of_a_run_which_the_client_never_joined(
     assert (plan.out / weights).read_bytes() == (never / weights).read_bytes()
 
 
-def test_a_class_that_it_alone_had_is_gone(tmp_path: Path) -> None:
+def test_a_class_that_it_alone_had_is_gone(tmp_path):
     labelled = [
         json.dumps({**row, "label": "hers" if row["author"] == "eve" else ("aye", "nay")[at // 3 % 2]}) + "\n"
         for at, row in enumerate(rows())
@@ -125,9 +123,7 @@ def refuse(_: RunConfig) -> None:
     raise AssertionError("the others' run is finished already")
 
 
-def test_only_a_tombstone_is_left_of_it_and_the_old_adapter_is_held_back(
-    whole: Path, again: Path, tmp_path: Path
-) -> None:
+def test_only_a_tombstone_is_left_of_it_and_the_old_adapter_is_held_back(whole, again, tmp_path):
     provision(tmp_path / "kits", ["ada"], ["localhost"], operators=["olga"], now=datetime.now(UTC))
     plan = copied(whole, again, tmp_path)
     tombstone = carry_out(plan, refuse, kit=tmp_path / "kits/operators/olga")
@@ -145,16 +141,14 @@ def test_only_a_tombstone_is_left_of_it_and_the_old_adapter_is_held_back(
     assert carry_out(plan, refuse) == events[-1]
 
 
-def test_killed_at_any_of_twenty_moments_it_ends_the_same_and_nothing_is_half_erased(
-    whole: Path, again: Path, tmp_path: Path
-) -> None:
+def test_killed_at_any_of_twenty_moments_it_ends_the_same_and_nothing_is_half_erased(whole, again, tmp_path):
     command = [sys.executable, "-m", "tests.plait.api.killed_withdrawals", str(whole), str(again), str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     print(done.stdout)
 
 
-def test_a_run_of_the_others_that_is_another_erases_nothing(whole: Path, again: Path, tmp_path: Path) -> None:
+def test_a_run_of_the_others_that_is_another_erases_nothing(whole, again, tmp_path):
     plan = copied(whole, again, tmp_path)
     shutil.rmtree(plan.out)
     shutil.copytree(whole, plan.out)
@@ -163,13 +157,13 @@ def test_a_run_of_the_others_that_is_another_erases_nothing(whole: Path, again: 
     assert (plan.directory.path / "spool/round-000001/eve.envelope").is_file()
 
 
-def test_who_cannot_be_withdrawn_is_told_in_one_line(whole: Path) -> None:
+def test_who_cannot_be_withdrawn_is_told_in_one_line(whole):
     with pytest.raises(ConfigError, match=r"'zoe' never took part in .*, expected one of ada, bob, eve"):
         planned(whole, "zoe")
     assert "2 rounds are trained again by 2 clients: about" in planned(whole).estimate
 
 
-def test_the_others_are_served_again_and_end_with_the_bits_of_a_run_without_it(tmp_path: Path) -> None:
+def test_the_others_are_served_again_and_end_with_the_bits_of_a_run_without_it(tmp_path):
     provision(tmp_path / "kits", NAMES, ("localhost",), now=datetime.now(UTC))
     training = {key: value for key, value in SHORT.items() if key != "quiet"} | {"local_steps": 1, "rounds": 1}
     kits, shares = tmp_path / "kits", shares_of(rows())

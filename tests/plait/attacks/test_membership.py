@@ -19,7 +19,7 @@ from tests.plait.cli.conftest import write_jsonl
 
 
 @pytest.mark.slow
-def test_members_are_exactly_the_sequences_that_were_drawn(tmp_path, monkeypatch) -> None:
+def test_members_are_exactly_the_sequences_that_were_drawn(tmp_path, monkeypatch):
     drawn: set[bytes] = set()
     draw = Learner.draw
 
@@ -48,7 +48,7 @@ def test_members_are_exactly_the_sequences_that_were_drawn(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_client_s_own_audit_has_no_person_on_both_sides() -> None:
+def test_a_client_s_own_audit_has_no_person_on_both_sides():
     notes = [{"text": f"note {number} of {number % 40}", "patient": f"p{number % 40}"} for number in range(200)]
     settings = RunConfig(base="tiny", data="", group="patient", dp="record", dp_epsilon=4.0, seq_len=32)
     _, sides = sides_of(settings, [], as_dataset(notes), most=1000)
@@ -58,7 +58,7 @@ def test_a_client_s_own_audit_has_no_person_on_both_sides() -> None:
 
 
 @pytest.mark.slow
-def test_as_many_persons_are_trained_as_held_out_each_with_all_notes_and_a_run_s_groups_are_its_own() -> None:
+def test_as_many_persons_are_trained_as_held_out_each_with_all_notes_and_a_run_s_groups_are_its_own():
     notes = [{"text": f"note {number} of {number % 1000}", "person": f"p{number % 1000}"} for number in range(2000)]
     settings = RunConfig(base="tiny", data="", seq_len=32)
     _, sides = sides_of(settings, [], as_dataset(notes), most=1000, group="person")
@@ -110,7 +110,7 @@ def audit_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[di
 
 
 @pytest.mark.slow
-def test_without_noise_persons_are_told_apart_beyond_epsilon_4(audit_of) -> None:
+def test_without_noise_persons_are_told_apart_beyond_epsilon_4(audit_of):
     found, said = audit_of("plain", rounds=5, local_steps=40, batch_size=16, eval_every=5)
     assert found["members"] + found["others"] == 300
     assert (found["group"], found["delta"], found["epsilon_promised"]) == ("patient", 1e-5, None)
@@ -120,7 +120,7 @@ def test_without_noise_persons_are_told_apart_beyond_epsilon_4(audit_of) -> None
 
 
 @pytest.mark.slow
-def test_at_epsilon_4_no_more_is_found_of_persons_than_is_promised(audit_of) -> None:
+def test_at_epsilon_4_no_more_is_found_of_persons_than_is_promised(audit_of):
     found, said = audit_of("private", rounds=2, local_steps=10, batch_size=8, dp="record", dp_epsilon=4.0)
     assert found["epsilon_bound"] <= found["epsilon_promised"] <= 4 < found["epsilon_bound_most"]
     assert "PASS: consistent with the promised epsilon 4 at delta 1e-05: 300 groups ('patient') show" in said

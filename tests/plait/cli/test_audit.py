@@ -15,7 +15,7 @@ from tests.plait.rounds.conftest import started
 pytestmark = pytest.mark.slow  # they look at runs of the command
 
 
-def test_the_sequences_of_a_simulation_are_told_apart_and_nothing_is_recorded(finished: Path, plait) -> None:
+def test_the_sequences_of_a_simulation_are_told_apart_and_nothing_is_recorded(finished, plait):
     before = (finished / "ledger.jsonl").read_bytes()
     ran = plait("audit", finished, *resuming(finished)[2:], "--json")
     assert ran.code == 0, ran.err
@@ -30,7 +30,7 @@ def test_the_sequences_of_a_simulation_are_told_apart_and_nothing_is_recorded(fi
     assert (finished / "ledger.jsonl").read_bytes() == before
 
 
-def test_what_is_recorded_stands_in_ledger_summary_and_report(finished: Path, plait) -> None:
+def test_what_is_recorded_stands_in_ledger_summary_and_report(finished, plait):
     ran = plait("audit", finished, *resuming(finished)[2:], "--record")
     assert ran.code == 0, ran.err
     assert "against" in ran.out
@@ -61,7 +61,7 @@ def private(original: Path, small: tuple[str, ...], tmp_path_factory: pytest.Tem
     return out
 
 
-def test_canary_clients_prove_less_than_a_private_run_promises(private: Path, tmp_path: Path, plait) -> None:
+def test_canary_clients_prove_less_than_a_private_run_promises(private, tmp_path, plait):
     run = Path(shutil.copytree(private, tmp_path / "run"))
     ran = plait("audit", run, *resuming(run)[2:], "--record", "--json")
     assert ran.code == 0, ran.err
@@ -75,9 +75,7 @@ def test_canary_clients_prove_less_than_a_private_run_promises(private: Path, tm
     assert plait("verify", run).code == 0
 
 
-def test_where_clients_brought_their_own_data_one_of_them_audits_with_its_own(
-    private: Path, original: Path, tmp_path: Path, plait
-) -> None:
+def test_where_clients_brought_their_own_data_one_of_them_audits_with_its_own(private, original, tmp_path, plait):
     run = Path(shutil.copytree(private, tmp_path / "run"))
     begun_otherwise(run, lambda config: re.sub(r"^(data|partition) = .*$", r'\1 = ""', config, flags=re.MULTILINE))
     alone = plait("audit", run, *resuming(run)[2:])
@@ -88,7 +86,7 @@ def test_where_clients_brought_their_own_data_one_of_them_audits_with_its_own(
     assert found["members"] > found["others"] > 0
 
 
-def test_what_cannot_be_attacked_is_said_in_one_line(finished: Path, tmp_path: Path, plait) -> None:
+def test_what_cannot_be_attacked_is_said_in_one_line(finished, tmp_path, plait):
     ran = plait("audit", finished, *resuming(finished)[2:], "--data", finished.parent / "other.jsonl")
     assert ran.code == 2
     assert ran.err.splitlines()[-1].endswith("leave --data out")

@@ -44,7 +44,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nothing_named: None) -
 
 
 @pytest.mark.slow
-def test_a_run_that_a_named_callback_pauses_goes_on_to_the_same_bits(plait, original: Path, home: Path, small) -> None:
+def test_a_run_that_a_named_callback_pauses_goes_on_to_the_same_bits(plait, original, home, small):
     (home / "run.toml").write_text(
         '[[callbacks]]\nname = "callbacks_of_eve:note"\nfile = "told.txt"\n'
         '[[callbacks]]\nname = "callbacks_of_eve:Once"\nat = 1\n'
@@ -68,9 +68,7 @@ def test_a_run_that_a_named_callback_pauses_goes_on_to_the_same_bits(plait, orig
 
 
 @pytest.mark.slow
-def test_a_callback_that_fails_or_cannot_be_stops_a_run_with_one_line(
-    plait, original: Path, home: Path, small, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_callback_that_fails_or_cannot_be_stops_a_run_with_one_line(plait, original, home, small, monkeypatch):
     settings = ("simulate", "--data", original / "my.jsonl", "--clients", 3, *small)
     failed = plait(
         *settings, "--out", "other", "--callbacks", "callbacks_of_eve:note,callbacks_of_eve:breaks", "--json"

@@ -20,9 +20,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_pipe_is_one_prompt_and_gets_the_answer_that_python_gets(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pipe_is_one_prompt_and_gets_the_answer_that_python_gets(trained, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("def add(\n"))
     chat(trained, text=True, tokens=8, temperature=0.0)
     expected = plait.open_run(trained).generate("def add(", max_tokens=8)
@@ -30,9 +28,7 @@ def test_a_pipe_is_one_prompt_and_gets_the_answer_that_python_gets(
 
 
 @pytest.mark.slow
-def test_without_a_name_it_is_the_newest_run(
-    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_name_it_is_the_newest_run(trained, monkeypatch, capsys):
     monkeypatch.chdir(trained.parent.parent)
     monkeypatch.setattr("sys.stdin", io.StringIO("x = "))
     chat(text=True, tokens=4)
@@ -75,7 +71,7 @@ def talking(context: int, *, completes: bool = False) -> _Talk:
     return _Talk(Parrot(context), Sampling(), 0, 10, completes=completes)  # type: ignore[arg-type]
 
 
-def test_a_conversation_is_remembered_until_it_is_begun_anew() -> None:
+def test_a_conversation_is_remembered_until_it_is_begun_anew():
     talk = talking(100)
     assert said(talk, "one two") == "2 adapted"
     talk.adapted = False
@@ -84,19 +80,19 @@ def test_a_conversation_is_remembered_until_it_is_begun_anew() -> None:
     assert said(talk, "three") == "1 base"
 
 
-def test_the_oldest_turns_go_where_the_context_is_full() -> None:
+def test_the_oldest_turns_go_where_the_context_is_full():
     talk = talking(14)
     said(talk, "one two")
     assert said(talk, "three") == "1 adapted"
 
 
-def test_a_text_is_continued_by_itself() -> None:
+def test_a_text_is_continued_by_itself():
     talk = talking(100, completes=True)
     said(talk, "one two")
     assert said(talk, "three") == "1 adapted"
 
 
-def test_what_a_model_writes_reaches_a_terminal_as_text_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_model_writes_reaches_a_terminal_as_text_alone(capsys):
     class Hostile:
         def answer(self, _line: str, show: Callable[[str], None]) -> None:
             show("a\n\tb")

@@ -28,7 +28,7 @@ def home(tmp_path, monkeypatch, nothing_named):
     return tmp_path
 
 
-def test_each_check_is_a_line_and_a_broken_claim_ends_with_1(plait, home) -> None:
+def test_each_check_is_a_line_and_a_broken_claim_ends_with_1(plait, home):
     good = plait("check-plugin", "parts_of_eve:good:groups=3")
     assert (good.code, good.err) == (0, "")
     assert all(line[:6].strip() in ("ok", "-") for line in good.out.splitlines())
@@ -49,7 +49,7 @@ def test_each_check_is_a_line_and_a_broken_claim_ends_with_1(plait, home) -> Non
         (("parts_of_eve:good:grops=3",), "did you mean 'groups'?"),
     ],
 )
-def test_what_is_not_there_is_one_line(plait, home, arguments, said) -> None:
+def test_what_is_not_there_is_one_line(plait, home, arguments, said):
     ran = plait("check-plugin", *arguments)
     assert (ran.code, ran.err.count("\n")) == (2, 1)
     assert said in ran.err
@@ -89,7 +89,7 @@ class Talks:
         (("Talks",), "callback", "answers the events of a run with plait.Stop or None"),
     ],
 )
-def test_data_and_callbacks_are_checked_too(plait, home, arguments, kind, broken) -> None:
+def test_data_and_callbacks_are_checked_too(plait, home, arguments, kind, broken):
     (home / "others_of_eve.py").write_text(OTHERS)
     ran = plait("check-plugin", f"others_of_eve:{arguments[0]}", *arguments[1:], "--json")
     told = json.loads(ran.out)

@@ -3,7 +3,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -35,9 +34,7 @@ def told(process: Command, event: str) -> dict[str, object]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
-def test_a_node_without_a_server_says_why_waits_and_ends_when_told(
-    jsonl: Path, tmp_path: Path, closed_port: int, number: signal.Signals, code: int
-) -> None:
+def test_a_node_without_a_server_says_why_waits_and_ends_when_told(jsonl, tmp_path, closed_port, number, code):
     address = f"127.0.0.1:{closed_port}"
     with started(
         "--server", address, "--insecure", "--data", jsonl, "--state", tmp_path / "state", "--json"

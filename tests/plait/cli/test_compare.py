@@ -17,7 +17,7 @@ def runs(make_run) -> list[Path]:
     ]
 
 
-def test_the_table_fits_80_columns_and_shows_means_and_differences(plait, runs, monkeypatch) -> None:
+def test_the_table_fits_80_columns_and_shows_means_and_differences(plait, runs, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     ran = plait("compare", *runs)
     assert ran.code == 0
@@ -31,7 +31,7 @@ def test_the_table_fits_80_columns_and_shows_means_and_differences(plait, runs, 
     assert "Difference of held-out loss to rule fedavg" in ran.out
 
 
-def test_the_page_is_one_file_that_loads_nothing(plait, runs, tmp_path: Path) -> None:
+def test_the_page_is_one_file_that_loads_nothing(plait, runs, tmp_path):
     page = tmp_path / "compare.html"
     assert plait("compare", *runs, "--page", page, "--baseline", runs[3]).code == 0
     html = page.read_text()

@@ -17,7 +17,7 @@ def rows_of(jsonl: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_a_split_that_is_there_is_held_out(plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]) -> None:
+def test_a_split_that_is_there_is_held_out(plait, jsonl, tmp_path, small):
     rows = rows_of(jsonl)
     (tmp_path / "d").mkdir()
     for split, part in (("train", rows), ("test", [row for row in rows if row["author"] != "eve"][:20])):
@@ -47,9 +47,7 @@ def test_a_split_that_is_there_is_held_out(plait, jsonl: Path, tmp_path: Path, s
 
 
 @pytest.mark.slow
-def test_preference_pairs_that_are_learned_as_texts_are_said_to_be(
-    plait, tmp_path: Path, small: tuple[str, ...]
-) -> None:
+def test_preference_pairs_that_are_learned_as_texts_are_said_to_be(plait, tmp_path, small):
     rows = [{"prompt": f"{n} + 1 =", "chosen": f" {n + 1} of course", "rejected": f" {n} of course"} for n in range(40)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = ("--data", tmp_path / "pairs.jsonl", "--clients", 2, *small)

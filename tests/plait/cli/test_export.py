@@ -28,7 +28,7 @@ TARGET_FILES = {
 
 
 @pytest.mark.parametrize("target", sorted(TARGET_FILES))
-def test_a_run_is_exported_and_the_result_printed_as_json(plait: Plait, run: Path, tmp_path: Path, target: str) -> None:
+def test_a_run_is_exported_and_the_result_printed_as_json(plait, run, tmp_path, target):
     done = plait("export", run, tmp_path / "out", "--to", target, "--json")
     assert (done.code, done.err) == (0, "")
     printed = json.loads(done.out)
@@ -38,16 +38,12 @@ def test_a_run_is_exported_and_the_result_printed_as_json(plait: Plait, run: Pat
     assert str(tmp_path / "out") in list(printed["commands"].values())[-1]
 
 
-def test_the_command_loads_a_built_in_base_from_this_disk(
-    plait: Plait, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_loads_a_built_in_base_from_this_disk(plait, run, tmp_path, monkeypatch):
     monkeypatch.setattr("plait.exporting.peft.base_at_hand", lambda name: tmp_path / name)
     assert f'from_pretrained("{tmp_path / "tiny"}")' in plait("export", run, tmp_path / "out").out
 
 
-def test_an_export_is_a_peft_directory_here_unless_another_is_named(
-    plait: Plait, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_is_a_peft_directory_here_unless_another_is_named(plait, run, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert plait("export", run).code == 0
@@ -63,9 +59,7 @@ def test_an_export_is_a_peft_directory_here_unless_another_is_named(
         (("--to", "merged", "--rank", 5), "a merged model has no rank"),
     ],
 )
-def test_what_the_target_would_reject_is_refused_and_nothing_is_written(
-    plait: Plait, run: Path, tmp_path: Path, options: tuple[object, ...], message: str
-) -> None:
+def test_what_the_target_would_reject_is_refused_and_nothing_is_written(plait, run, tmp_path, options, message):
     done = plait("export", run, tmp_path / "out", *options)
     assert done.code == 2
     assert message in done.err
@@ -76,9 +70,7 @@ def test_what_the_target_would_reject_is_refused_and_nothing_is_written(
 @pytest.mark.parametrize(
     "own", [("--rule", "fedsa", "--learning-rate", 3e-2), ("--personalize", 0.7, "--learning-rate", 5e-3)]
 )
-def test_every_client_of_a_personal_run_has_an_adapter_of_its_own(
-    plait: Plait, jsonl: Path, small: tuple[str, ...], tmp_path: Path, own: tuple[object, ...]
-) -> None:
+def test_every_client_of_a_personal_run_has_an_adapter_of_its_own(plait, jsonl, small, tmp_path, own):
     done = plait(
         "simulate", "--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, *own,
         "--bits", "fp32", "--dtype", "float32", "--out", tmp_path / "run", "--json",

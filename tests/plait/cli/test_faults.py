@@ -1,7 +1,6 @@
 """A full disk or lack of memory ends a command in one line with the remedy, and leaves nothing half-written."""
 
 import errno
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,15 +57,7 @@ OTHERS = {
         ),
     ],
 )
-def test_a_command_ends_in_one_line_that_says_what_to_do(
-    plait: Callable[..., object],
-    adapter: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    fault: str,
-    verb: tuple[str, ...],
-    breaks: str,
-) -> None:
+def test_a_command_ends_in_one_line_that_says_what_to_do(plait, adapter, tmp_path, monkeypatch, fault, verb, breaks):
     error, said = FAULTS[fault]
 
     def fail(*_: object, **__: object) -> None:
@@ -82,6 +73,6 @@ def test_a_command_ends_in_one_line_that_says_what_to_do(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
 
 
-def test_other_errors_are_not_taken_for_the_machines() -> None:
+def test_other_errors_are_not_taken_for_the_machines():
     assert machine_fault(RuntimeError("shape '[2]' is invalid")) is None
     assert machine_fault(OSError(errno.ENOENT, "No such file")) is None

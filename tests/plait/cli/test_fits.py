@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_doctor_plans_training_for_a_stated_memory(plait) -> None:
+def test_doctor_plans_training_for_a_stated_memory(plait):
     asked = ("doctor", "--base", "smollm2-135m", "--rank", 8, "--batch-size", 8, "--dtype", "bfloat16", "--json")
     roomy, tight, none = (
         {finding["what"]: finding for finding in json.loads(plait(*asked, "--max-memory-gb", memory).out)}
@@ -20,7 +20,7 @@ def test_doctor_plans_training_for_a_stated_memory(plait) -> None:
 
 
 @pytest.mark.slow
-def test_doctor_plans_only_what_it_can_predict(plait) -> None:
+def test_doctor_plans_only_what_it_can_predict(plait):
     for what in (("tiny", "--method", "dora"), ("mistral-7b", "--seq-len", 4097)):
         ran = plait("doctor", "--base", *what)
         assert ran.code == 2

@@ -71,9 +71,7 @@ def killed(event: str, count: int, *arguments: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_ends_with_the_same_bits_at_the_same_virtual_time(
-    plait, jsonl: Path, small, fleet: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_is_killed_ends_with_the_same_bits_at_the_same_virtual_time(plait, jsonl, small, fleet, tmp_path):
     cohort = ("--clients-per-round", "2", "--deadline-s", "60", "--seed", "6")  # with which a device fails in round 2
     arguments = (*options(jsonl, small, fleet), *cohort)
     whole = plait("simulate", *arguments, "--out", tmp_path / "whole", "--json")
@@ -102,9 +100,7 @@ def test_a_run_that_is_killed_ends_with_the_same_bits_at_the_same_virtual_time(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_the_devices_that_it_began_with(
-    plait, jsonl: Path, small, fleet: Path, tmp_path: Path
-) -> None:
+def test_a_run_goes_on_with_the_devices_that_it_began_with(plait, jsonl, small, fleet, tmp_path):
     out = tmp_path / "run"
     killed("update_received", 1, "simulate", *options(jsonl, small, fleet), "--out", str(out))
     fleet.write_text(FLEET.replace("count = 2", "count = 3"))

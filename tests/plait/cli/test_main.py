@@ -19,7 +19,7 @@ ALL_VERBS = [*VERBS, *FORMS]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", [*(verb for verb in ALL_VERBS if verb != "bench"), *BENCHES])
-def test_every_verb_has_help_with_an_example_in_80_columns(verb: str, plait, monkeypatch) -> None:
+def test_every_verb_has_help_with_an_example_in_80_columns(verb, plait, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     ran = plait(*verb.split(), "--help")
     assert ran.code == 0
@@ -28,7 +28,7 @@ def test_every_verb_has_help_with_an_example_in_80_columns(verb: str, plait, mon
     assert max(map(len, ran.out.splitlines())) <= 80
 
 
-def test_help_begins_with_the_verbs_of_most_users_and_names_every_other(plait) -> None:
+def test_help_begins_with_the_verbs_of_most_users_and_names_every_other(plait):
     shown = plait("--help").out
     beginning, others = shown.split("\nMore (plait help --all)\n")
     first = [verb for group in GROUPS.values() for verb in group]
@@ -42,14 +42,14 @@ def test_help_begins_with_the_verbs_of_most_users_and_names_every_other(plait) -
 @pytest.mark.parametrize(
     "program", ["import plait", "from plait.cli.main import main; sys.argv = ['plait', '--help']; main()"]
 )
-def test_help_and_the_import_of_plait_load_no_library(program: str) -> None:
+def test_help_and_the_import_of_plait_load_no_library(program):
     code = f"import sys\n{program}\nsys.stderr.write(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.split()
     assert not {"torch", "numpy", "grpc", "cryptography", "pydantic", "typer", "rich"} & set(loaded)
 
 
 @pytest.mark.slow
-def test_a_wrong_name_is_told_the_nearest_before_a_heavy_library_is_loaded() -> None:
+def test_a_wrong_name_is_told_the_nearest_before_a_heavy_library_is_loaded():
     mistakes = {
         ("simulate", "--base", "smolm2"): "did you mean 'smollm2-135m'?",
         ("simulate", "--rule", "fedavgg"): "did you mean 'fedavg'?",
@@ -78,7 +78,7 @@ def test_a_wrong_name_is_told_the_nearest_before_a_heavy_library_is_loaded() -> 
 
 
 @pytest.mark.parametrize("verb", ["simulate", "server", "estimate"])
-def test_help_of_all_shows_every_setting_whole_under_its_table(plait, monkeypatch, verb: str) -> None:
+def test_help_of_all_shows_every_setting_whole_under_its_table(plait, monkeypatch, verb):
     monkeypatch.setenv("COLUMNS", "80")
     shown = plait(verb, "--help-all").out
     clients = {*CLIENTS_SETTINGS, "clients"} if verb == "server" else set()
@@ -88,7 +88,7 @@ def test_help_of_all_shows_every_setting_whole_under_its_table(plait, monkeypatc
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_names_of_other_systems_and_earlier_ones_are_options_too() -> None:
+def test_names_of_other_systems_and_earlier_ones_are_options_too():
     said = spelled(["simulate", "--lr", "0.1", "--model=tiny", "--rank", "2", "--no-keep-updates", "--max-steps", "3"])
     assert said == [
         "simulate", "--learning-rate", "0.1", "--base=tiny", "--rank", "2", "--no-keep-updates", "--local-steps", "3",
@@ -100,13 +100,13 @@ def test_names_of_other_systems_and_earlier_ones_are_options_too() -> None:
 
 
 @pytest.mark.slow
-def test_doctor_says_what_the_machine_has(plait) -> None:
+def test_doctor_says_what_the_machine_has(plait):
     findings = json.loads(plait("doctor", "--json").out)
     assert {"processor", "device", "torch", "cache"} <= {finding["what"] for finding in findings}
 
 
 @pytest.mark.parametrize("path", ["\x1b[2Jrun", "\x9b31mrun", "\u202enur", "x" * 300])
-def test_an_error_is_one_line_that_no_terminal_takes_for_more(plait, tmp_path, path) -> None:
+def test_an_error_is_one_line_that_no_terminal_takes_for_more(plait, tmp_path, path):
     ran = plait("report", tmp_path / path)
     assert ran.code in (1, 2)
     assert ran.err.startswith("error: ")
@@ -126,7 +126,7 @@ def test_python_that_plait_starts_does_not_look_into_the_current_directory(tmp_p
     assert done.returncode == 0, done.stderr
 
 
-def test_the_version_is_one_everywhere_and_a_checkout_names_its_commit(plait) -> None:
+def test_the_version_is_one_everywhere_and_a_checkout_names_its_commit(plait):
     root = Path(__file__).resolve().parents[3]
     told = {
         "pyproject.toml": f'\nversion = "{__version__}"',

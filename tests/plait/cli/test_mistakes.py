@@ -86,7 +86,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("line", MISTAKES)
-def test_the_answer_helps_and_is_no_traceback_and_nothing_has_begun(plait, line: str) -> None:
+def test_the_answer_helps_and_is_no_traceback_and_nothing_has_begun(plait, line):
     ran = plait(*shlex.split(line))
     assert ran.code in (1, 2, 3)
     assert MISTAKES[line] in " ".join(ran.err.split())

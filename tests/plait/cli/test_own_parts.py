@@ -45,7 +45,7 @@ def adapter_of(run: Path) -> str:
 
 
 @pytest.mark.slow
-def test_resume_and_verify_refuse_another_source_of_a_rule(plait, home: Path, small) -> None:
+def test_resume_and_verify_refuse_another_source_of_a_rule(plait, home, small):
     assert plait(*arguments(small, "whole", "--keep-updates")).code == 0
     (home / "stop").touch()
     killed = run_command(*arguments(small, "killed", "--keep-updates"), cwd=home)
@@ -69,7 +69,7 @@ def test_resume_and_verify_refuse_another_source_of_a_rule(plait, home: Path, sm
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("verb", "named"), [("verify", ()), ("audit", ("--allow", "data=my.jsonl"))])
-def test_no_rule_is_imported_that_the_operator_does_not_name(plait, home, small, monkeypatch, verb, named) -> None:
+def test_no_rule_is_imported_that_the_operator_does_not_name(plait, home, small, monkeypatch, verb, named):
     assert plait(*arguments(small, "run", "--keep-updates")).code == 0
     monkeypatch.setattr(plugins, "ADMITTED", set())
     monkeypatch.setattr(plugins, "_found", {})
@@ -92,7 +92,7 @@ def test_no_rule_is_imported_that_the_operator_does_not_name(plait, home, small,
 
 
 @pytest.mark.slow
-def test_a_run_without_kept_updates_is_verified_where_the_rule_is_not(plait, home: Path, small, monkeypatch) -> None:
+def test_a_run_without_kept_updates_is_verified_where_the_rule_is_not(plait, home, small, monkeypatch):
     assert plait(*arguments(small, "run")).code == 0
     sys.modules.pop("rules_of_ada")
     (home / "rules_of_ada.py").unlink()

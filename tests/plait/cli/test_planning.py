@@ -25,14 +25,14 @@ def written() -> dict[str, object]:
     return tomllib.loads(Path("plait.toml").read_text())
 
 
-def test_a_file_is_enough_and_its_authors_are_the_clients(data: Path) -> None:
+def test_a_file_is_enough_and_its_authors_are_the_clients(data):
     init("my.jsonl")
     assert written()["partition"] == "natural:author"
     assert written()["clients"] == 3
     assert config_from_table(written()).data == "my.jsonl"
 
 
-def test_columns_of_other_names_are_read_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_of_other_names_are_read_and_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("notes.csv").write_text("site,note,code\n" + 2 * "north,a cough,R05\nsouth,a fever,R50\n")
     with pytest.raises(PlaitError, match="--columns text=note"):
@@ -42,7 +42,7 @@ def test_columns_of_other_names_are_read_and_written(tmp_path: Path, monkeypatch
     assert written()["partition"] == "natural:site"
 
 
-def test_every_setting_is_explained_and_each_at_its_default_is_one_when_its_mark_goes(data: Path) -> None:
+def test_every_setting_is_explained_and_each_at_its_default_is_one_when_its_mark_goes(data):
     init("my.jsonl")
     text = Path("plait.toml").read_text()
     for line, following in zip(text.splitlines(), text.splitlines()[1:], strict=False):
@@ -53,7 +53,7 @@ def test_every_setting_is_explained_and_each_at_its_default_is_one_when_its_mark
     assert len(tomllib.loads(opened)) > len(written()) + 5
 
 
-def test_three_answers_are_asked_for_where_nothing_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_answers_are_asked_for_where_nothing_is_named(data, monkeypatch):
     answers = iter(["my.jsonl", "", "tiny"])
     asked: list[str] = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
@@ -64,9 +64,7 @@ def test_three_answers_are_asked_for_where_nothing_is_named(data: Path, monkeypa
     assert written()["base"] == "tiny"
 
 
-def test_a_file_that_is_there_stays_and_a_pipe_is_told_what_to_name(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_there_stays_and_a_pipe_is_told_what_to_name(data, monkeypatch):
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     with pytest.raises(ConfigError, match=r"plait init my\.jsonl"):
         init()
@@ -77,7 +75,7 @@ def test_a_file_that_is_there_stays_and_a_pipe_is_told_what_to_name(
 
 
 @pytest.mark.slow
-def test_the_file_runs(data: Path, tmp_path: Path) -> None:
+def test_the_file_runs(data, tmp_path):
     from plait.api.running import start
     from plait.cli.options import run_config
 

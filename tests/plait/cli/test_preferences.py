@@ -46,7 +46,7 @@ def summary(run: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_a_run_of_preferences_says_everywhere_how_often_rewards_are_right(plait, learn) -> None:
+def test_a_run_of_preferences_says_everywhere_how_often_rewards_are_right(plait, learn):
     ran, run = learn("dpo", "--objective", "dpo:beta=0.2", "--reference", "local")
     assert ran.code == 0, ran.err
     found = summary(run)
@@ -84,7 +84,7 @@ def pairs_of(run: Path) -> str:
 
 
 @pytest.mark.slow
-def test_preferences_continue_from_supervised_fine_tuning(learn) -> None:
+def test_preferences_continue_from_supervised_fine_tuning(learn):
     ran, first = learn("sft")
     assert ran.code == 0, ran.err
     assert "final_reward_accuracy" not in summary(first)

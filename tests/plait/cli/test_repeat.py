@@ -92,9 +92,7 @@ KINDS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_printed_command_does_the_run_again(
-    plait, jsonl: Path, small, settings_of, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_printed_command_does_the_run_again(plait, jsonl, small, settings_of, kind, monkeypatch):
     home = jsonl.parent
     write_chat(home / "my data" / "it's.jsonl")
     (home / "trainer_of_mine.py").write_text(TRAINER)
@@ -114,7 +112,7 @@ def test_the_printed_command_does_the_run_again(
         assert adapter_of(home / "again") == adapter_of(home / "run")
 
 
-def test_a_deployed_run_is_repeated_by_a_server(plait, settings_of, tmp_path: Path) -> None:
+def test_a_deployed_run_is_repeated_by_a_server(plait, settings_of, tmp_path):
     given = ("--base", "tiny", "--min-clients", 2, "--rounds", 3, "--keep-updates", "--labels", "a,b")
     deployed = settings_of("server", "--insecure", "--out", tmp_path / "run", *given)
     words = shlex.split(" ".join(repeat_command(deployed.to_table())))
@@ -123,7 +121,7 @@ def test_a_deployed_run_is_repeated_by_a_server(plait, settings_of, tmp_path: Pa
     assert again == deployed
 
 
-def test_a_server_takes_no_data_from_a_simulations_settings(settings_of, tmp_path: Path) -> None:
+def test_a_server_takes_no_data_from_a_simulations_settings(settings_of, tmp_path):
     settings = tmp_path / "config.toml"
     settings.write_text('data = "my.jsonl"\npartition = "natural:author"\nreference = "local"\nrounds = 7\n')
     served = settings_of("server", "--insecure", "--out", tmp_path / "run", "--config", settings)

@@ -30,9 +30,7 @@ def wait_for(out: Path, event: str, count: int) -> None:
     until(lambda: ledger.exists() and ledger.read_text().count(f'"event":"{event}"') >= count, event, patience_s=300)
 
 
-def test_a_run_from_another_adapter_that_is_killed_ends_bit_identical(
-    original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
-) -> None:
+def test_a_run_from_another_adapter_that_is_killed_ends_bit_identical(original, plait, jsonl, tmp_path, small):
     over = ("--init-adapter", original / "run")
     undisturbed = started(jsonl, tmp_path / "undisturbed", small, *over)
     _, err = undisturbed.communicate(timeout=120)
@@ -50,9 +48,7 @@ def test_a_run_from_another_adapter_that_is_killed_ends_bit_identical(
     assert plait("verify", out).code == 0
 
 
-def test_ctrl_c_saves_the_state_and_says_how_to_go_on(
-    original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
-) -> None:
+def test_ctrl_c_saves_the_state_and_says_how_to_go_on(original, plait, jsonl, tmp_path, small):
     out = tmp_path / "stopped"
     process = started(jsonl, out, small)
     wait_for(out, "update_received", 1)
@@ -94,8 +90,8 @@ main()
     ],
 )
 def test_a_run_that_was_stopped_after_its_last_round_is_finished_by_resume(
-    where: str, number: signal.Signals, original: Path, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
-) -> None:
+    where, number, original, plait, jsonl, tmp_path, small
+):
     out = tmp_path / "stopped"
     stopped = run_command(where, int(number), *by_author(jsonl, out, small), program=STOPPED)
     assert stopped.returncode == (130 if number is signal.SIGINT else -number), stopped.stderr
@@ -118,7 +114,7 @@ def test_a_run_that_was_stopped_after_its_last_round_is_finished_by_resume(
     assert (again.code, "there is nothing to resume" in again.err) == (2, True)
 
 
-def test_what_a_run_from_elsewhere_names_is_named_again_to_be_used(tmp_path: Path, plait) -> None:
+def test_what_a_run_from_elsewhere_names_is_named_again_to_be_used(tmp_path, plait):
     for key in ("fleet", "init-adapter"):
         config = config_from_table({"base": "tiny", key: "somewhere"})
         directory = RunDirectory.create(tmp_path / key, config_toml=to_toml(config))

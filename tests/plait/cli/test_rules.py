@@ -32,7 +32,7 @@ def learned(plait, small: tuple[str, ...], jsonl: Path, tmp_path: Path) -> Calla
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
-def test_every_rule_learns_at_the_default_wire_from_mixed_ranks_if_it_takes_them(learned, name: str) -> None:
+def test_every_rule_learns_at_the_default_wire_from_mixed_ranks_if_it_takes_them(learned, name):
     method, least = ("lora_xs", 0.05) if name == "fedsb" else ("lora", 0.7)
     ranks = ("--client-ranks", "1,2") if RULES[name].mixed_ranks else ()
     assert learned("--rule", name, "--method", method, *ranks) > least
@@ -48,9 +48,7 @@ def test_every_rule_learns_at_the_default_wire_from_mixed_ranks_if_it_takes_them
         for name, method in METHODS.items()
     ],
 )
-def test_every_method_learns_at_the_default_wire_and_leaves_what_plain_peft_loads(
-    learned, method: str, tmp_path: Path
-) -> None:
+def test_every_method_learns_at_the_default_wire_and_leaves_what_plain_peft_loads(learned, method, tmp_path):
     assert learned("--method", method) > 0
     base = AutoModelForCausalLM.from_pretrained(locate_base("tiny").directory, trust_remote_code=False)
     with warnings.catch_warnings():
@@ -64,7 +62,7 @@ def listed(plait, *options):
     return json.loads(ran.out)
 
 
-def test_every_rule_is_listed_once_with_what_it_computes(plait) -> None:
+def test_every_rule_is_listed_once_with_what_it_computes(plait):
     report = listed(plait, "--rank", 4)
     assert [entry["rule"] for entry in report["rules"]] == sorted([*RULES, *FLOWER_RULES])
     assert all(entry["computes"] and entry["paper"] for entry in report["rules"])

@@ -1,5 +1,4 @@
 import tomllib
-from pathlib import Path
 
 import pytest
 
@@ -7,13 +6,13 @@ from plait.api.serving import Serving
 
 
 @pytest.mark.slow
-def test_a_run_that_is_over_is_not_served_again(plait, finished: Path) -> None:
+def test_a_run_that_is_over_is_not_served_again(plait, finished):
     ran = plait("server", "--insecure", "--out", finished)
     assert (ran.code, "holds a finished run" in ran.err) == (2, True)
 
 
 @pytest.mark.slow
-def test_a_simulated_run_is_not_served(plait, finished: Path) -> None:
+def test_a_simulated_run_is_not_served(plait, finished):
     ledger = finished / "ledger.jsonl"
     ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:2]))
     ran = plait("server", "--insecure", "--out", finished)
@@ -21,7 +20,7 @@ def test_a_simulated_run_is_not_served(plait, finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_resume_serves_a_served_run_where_it_was_served(plait, finished: Path, tmp_path: Path) -> None:
+def test_resume_serves_a_served_run_where_it_was_served(plait, finished, tmp_path):
     ledger = finished / "ledger.jsonl"
     ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:2]))
     kit = tmp_path / "moved-kit"

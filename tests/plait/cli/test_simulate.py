@@ -1,6 +1,5 @@
 import hashlib
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from plait.training.bases import locate_base
 
 @pytest.mark.promise
 @pytest.mark.slow
-def test_a_run_teaches_the_model_and_leaves_everything_it_promises(finished: Path) -> None:
+def test_a_run_teaches_the_model_and_leaves_everything_it_promises(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["final_held_out_loss"] < summary["base_held_out_loss"]
     assert summary["held_out_loss_by_round"][0] == summary["base_held_out_loss"]
@@ -32,7 +31,7 @@ def test_a_run_teaches_the_model_and_leaves_everything_it_promises(finished: Pat
 
 @pytest.mark.promise
 @pytest.mark.slow
-def test_by_default_a_parameter_costs_one_bit(finished: Path) -> None:
+def test_by_default_a_parameter_costs_one_bit(finished):
     updates = [event for event in read_lines(finished / "ledger.jsonl") if event["event"] == "update_received"]
     assert len(updates) == 6
     for update in updates:
@@ -45,9 +44,7 @@ def test_by_default_a_parameter_costs_one_bit(finished: Path) -> None:
 
 @pytest.mark.promise
 @pytest.mark.slow
-def test_the_adapter_loads_in_plain_peft_and_gives_the_losses_that_plait_measured(
-    finished: Path, jsonl: Path, plait
-) -> None:
+def test_the_adapter_loads_in_plain_peft_and_gives_the_losses_that_plait_measured(finished, jsonl, plait):
     ran = plait(
         "eval", "--adapter", finished / "adapter", "--data", jsonl, "--seq-len", 32, "--dtype", "float32",
         "--max-sequences", 6, "--batch-size", 1, "--json",
@@ -70,7 +67,7 @@ def test_the_adapter_loads_in_plain_peft_and_gives_the_losses_that_plait_measure
 
 @pytest.mark.promise
 @pytest.mark.slow
-def test_verify_passes_a_whole_run_and_catches_a_changed_one(finished: Path, plait) -> None:
+def test_verify_passes_a_whole_run_and_catches_a_changed_one(finished, plait):
     assert plait("verify", finished).code == 0
     ledger = finished / "ledger.jsonl"
     ledger.write_text(ledger.read_text().replace('"seed":0', '"seed":1', 1))
@@ -80,7 +77,7 @@ def test_verify_passes_a_whole_run_and_catches_a_changed_one(finished: Path, pla
 
 
 @pytest.mark.slow
-def test_report_rebuilds_what_was_deleted(finished: Path, plait) -> None:
+def test_report_rebuilds_what_was_deleted(finished, plait):
     before = (finished / "summary.json").read_text()
     for name in ("summary.json", "report.html"):
         (finished / name).unlink()
@@ -92,7 +89,7 @@ def test_report_rebuilds_what_was_deleted(finished: Path, plait) -> None:
 
 
 @pytest.mark.slow
-def test_classification_reports_accuracy(plait, tmp_path: Path, small: tuple[str, ...]) -> None:
+def test_classification_reports_accuracy(plait, tmp_path, small):
     data = tmp_path / "labels.jsonl"
     lines = [
         json.dumps({"text": text, "label": label})
@@ -126,8 +123,8 @@ def test_classification_reports_accuracy(plait, tmp_path: Path, small: tuple[str
     ],
 )
 def test_what_cannot_be_is_one_clear_line_and_nothing_is_written(
-    arguments: tuple[str, ...], code: int, message: str, plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
-) -> None:
+    arguments, code, message, plait, jsonl, tmp_path, small
+):
     out = tmp_path / "run"
     ran = plait("simulate", "--data", jsonl, "--partition", "iid", "--clients", 2, *small, *arguments, "--out", out)
     assert ran.code == code, ran.err
@@ -138,8 +135,8 @@ def test_what_cannot_be_is_one_clear_line_and_nothing_is_written(
 
 @pytest.mark.slow
 def test_a_client_with_too_little_data_is_left_out_and_said_so_and_the_baselines_leave_it_out_too(
-    plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
-) -> None:
+    plait, jsonl, tmp_path, small
+):
     with jsonl.open("a") as file:
         file.write(json.dumps({"text": "Too little.", "author": "zoe"}) + "\n")
     out = tmp_path / "run"
@@ -162,9 +159,7 @@ def test_a_client_with_too_little_data_is_left_out_and_said_so_and_the_baselines
 
 
 @pytest.mark.slow
-def test_a_run_begins_where_another_ended_and_its_adapter_is_both_in_plain_peft(
-    plait, jsonl: Path, tmp_path: Path, small: tuple[str, ...]
-) -> None:
+def test_a_run_begins_where_another_ended_and_its_adapter_is_both_in_plain_peft(plait, jsonl, tmp_path, small):
     options = ("--data", jsonl, "--partition", "natural:author", "--clients", 3, *small, "--bits", "fp32", "--json")
     first = json.loads(plait("simulate", *options, "--dtype", "float32", "--out", tmp_path / "first").out)
     ran = plait(

@@ -60,14 +60,14 @@ def ran(original: Path, small: tuple[str, ...]) -> tuple[Path, list[str]]:
     return original, lines
 
 
-def test_a_run_fits_and_tells_what_it_does(ran: tuple[Path, list[str]]) -> None:
+def test_a_run_fits_and_tells_what_it_does(ran):
     _, lines = ran
     assert too_wide(lines) == []
     for said in ("loading libraries", "partitioning my.jsonl", "round 2 of 2: training, ", "writing the report"):
         assert any(said in line for line in lines), said
 
 
-def test_the_three_commands_after_a_run_work_when_pasted(ran: tuple[Path, list[str]]) -> None:
+def test_the_three_commands_after_a_run_work_when_pasted(ran):
     folder, lines = ran
     commands = [line[line.index("plait ") :] for line in lines[-5:] if "plait " in line]
     assert [command.split()[1] for command in commands] == ["chat", "export", "report"]
@@ -87,16 +87,14 @@ def test_the_three_commands_after_a_run_work_when_pasted(ran: tuple[Path, list[s
         "compare run runs/a-name-of-some-length", "init my.jsonl",
     ],
 )  # fmt: skip
-def test_what_other_verbs_say_fits_too_and_the_newest_run_need_not_be_named(
-    ran: tuple[Path, list[str]], line: str
-) -> None:
+def test_what_other_verbs_say_fits_too_and_the_newest_run_need_not_be_named(ran, line):
     code, lines = shown(*shlex.split(line), cwd=ran[0])
     assert code == 0, lines
     assert too_wide(lines) == []
     assert any(lines)
 
 
-def test_a_file_gets_whole_lines(original: Path, small: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_file_gets_whole_lines(original, small, tmp_path):
     options = ("--data", original / "my.jsonl", "--partition", "natural:author", *small, "--out", tmp_path / "run")
     done = run_command("simulate", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 
@@ -8,7 +7,7 @@ from tests.plait.cli.conftest import by_author
 pytestmark = pytest.mark.slow  # all of them look at runs of the command
 
 
-def test_a_torn_last_line_is_said_and_does_not_count(finished: Path, plait) -> None:
+def test_a_torn_last_line_is_said_and_does_not_count(finished, plait):
     with (finished / "ledger.jsonl").open("ab") as file:
         file.write(b'{"event":"run_fin')
     ran = plait("verify", finished)
@@ -18,7 +17,7 @@ def test_a_torn_last_line_is_said_and_does_not_count(finished: Path, plait) -> N
     assert "signatures   not applicable (simulation)" in ran.out
 
 
-def test_a_damaged_checkpoint_is_said_in_one_line(finished: Path, plait) -> None:
+def test_a_damaged_checkpoint_is_said_in_one_line(finished, plait):
     (finished / "checkpoints/round-000002/adapters.safetensors").write_bytes(b"rot")
     ran = plait("verify", finished)
     assert ran.code == 3
@@ -27,7 +26,7 @@ def test_a_damaged_checkpoint_is_said_in_one_line(finished: Path, plait) -> None
     )
 
 
-def test_a_changed_adapter_is_found(finished: Path, plait) -> None:
+def test_a_changed_adapter_is_found(finished, plait):
     weights = finished / "adapter/adapter_model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-3] ^= 1
@@ -45,8 +44,8 @@ def test_a_changed_adapter_is_found(finished: Path, plait) -> None:
     ],
 )
 def test_a_run_that_died_between_publishing_a_round_and_recording_it_is_whole(
-    original: Path, small: tuple[str, ...], plait, tmp_path: Path, select: str, cut: str, said: str
-) -> None:
+    original, small, plait, tmp_path, select, cut, said
+):
     out = tmp_path / "run"
     assert plait(*by_author(original / "my.jsonl", out, small, "--select", select)).code == 0
     ledger = out / "ledger.jsonl"
@@ -58,9 +57,7 @@ def test_a_run_that_died_between_publishing_a_round_and_recording_it_is_whole(
     assert said in ran.out
 
 
-def test_options_of_a_rule_reach_its_rounds_and_are_recorded_and_recomputed(
-    original: Path, small: tuple[str, ...], plait, tmp_path: Path
-) -> None:
+def test_options_of_a_rule_reach_its_rounds_and_are_recorded_and_recomputed(original, small, plait, tmp_path):
     out = tmp_path / "run"
     ran = plait(
         "simulate", "--data", original / "my.jsonl", "--partition", "iid", "--clients", 5, *small, "--rule",

@@ -23,7 +23,7 @@ def events_of(run: Path, kind: type[Event]) -> list[Event]:
     return [event for event in read_events(run / "ledger.jsonl") if isinstance(event, kind)]
 
 
-def test_steps_that_go_too_far_are_taken_back_and_the_run_says_so(plait, too_far, tmp_path: Path) -> None:
+def test_steps_that_go_too_far_are_taken_back_and_the_run_says_so(plait, too_far, tmp_path):
     run = tmp_path / "run"
     ran = plait(*too_far, "--keep-updates", "--select", "best", "--out", run)
     assert ran.code == 0, ran.err
@@ -45,7 +45,7 @@ def test_steps_that_go_too_far_are_taken_back_and_the_run_says_so(plait, too_far
 
 
 @pytest.mark.parametrize("method", ["lora", "p_tuning"])
-def test_a_run_that_ends_above_the_base_publishes_what_it_began_with(plait, too_far, tmp_path: Path, method) -> None:
+def test_a_run_that_ends_above_the_base_publishes_what_it_began_with(plait, too_far, tmp_path, method):
     run, elsewhere = tmp_path / "run", tmp_path / "published"
     ran = plait(*too_far, "--method", method, "--rounds", 1, "--keep-updates", "--publish", elsewhere, "--out", run)
     assert ran.code == 0, ran.err

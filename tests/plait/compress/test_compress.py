@@ -36,7 +36,7 @@ def error(found: dict, wanted: dict) -> float:
     return float(np.square(flat(found) - flat(wanted)).sum() / np.square(flat(wanted)).sum())
 
 
-def test_importing_it_brings_neither_torch_nor_grpc_nor_flower_nor_protobuf() -> None:
+def test_importing_it_brings_neither_torch_nor_grpc_nor_flower_nor_protobuf():
     heavy = ("torch", "grpc", "flwr", "google.protobuf", "transformers", "peft", "pandas")
     code = f"import sys, plait.compress.broadcaster; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -44,7 +44,7 @@ def test_importing_it_brings_neither_torch_nor_grpc_nor_flower_nor_protobuf() ->
 
 
 @pytest.mark.parametrize("bits", [1, 1.5, 3, 8, "raw"])
-def test_a_message_gives_the_names_shapes_and_order_back_and_states_what_it_lost(bits) -> None:
+def test_a_message_gives_the_names_shapes_and_order_back_and_states_what_it_lost(bits):
     given = delta()
     message = Compressor(bits, feedback=False).encode(given)
     found = decompress(message)
@@ -56,7 +56,7 @@ def test_a_message_gives_the_names_shapes_and_order_back_and_states_what_it_lost
     assert found["a.weight"].flags.writeable
 
 
-def test_types_and_devices_are_those_of_the_sender_or_of_what_the_receiver_has() -> None:
+def test_types_and_devices_are_those_of_the_sender_or_of_what_the_receiver_has():
     given = {
         name: torch.linspace(-1, 1, 64).to(dtype)
         for name, dtype in (("h", torch.float16), ("b", torch.bfloat16), ("d", torch.float64))
@@ -70,7 +70,7 @@ def test_types_and_devices_are_those_of_the_sender_or_of_what_the_receiver_has()
     assert {name: each.dtype for name, each in plain.items()} == {"h": "float16", "b": "float32", "d": "float64"}
 
 
-def test_equal_deltas_give_equal_messages_and_a_saved_sender_goes_on_where_it_was() -> None:
+def test_equal_deltas_give_equal_messages_and_a_saved_sender_goes_on_where_it_was():
     one, other = Compressor(), Compressor()
     for seed in range(2):
         assert one.encode(delta(seed)) == other.encode(delta(seed))
@@ -82,7 +82,7 @@ def test_equal_deltas_give_equal_messages_and_a_saved_sender_goes_on_where_it_wa
     assert forgetful.encode(delta(5)) != other.encode(delta(5))
 
 
-def test_under_a_steady_drift_a_gain_leaves_hardly_a_lag_and_nothing_is_lost(monkeypatch) -> None:
+def test_under_a_steady_drift_a_gain_leaves_hardly_a_lag_and_nothing_is_lost(monkeypatch):
     layout, rounds = Layout.of({"w": (1 << 11,)}), 8
     drift = np.random.default_rng(0).normal(size=layout.size).astype(np.float32)
 
@@ -113,7 +113,7 @@ def test_under_a_steady_drift_a_gain_leaves_hardly_a_lag_and_nothing_is_lost(mon
         ({"a.weight": np.ones((2, 2))}, ConfigError, "other names or shapes"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_and_changes_nothing(wrong, cause, says) -> None:
+def test_what_cannot_be_sent_is_refused_and_changes_nothing(wrong, cause, says):
     sender = Compressor()
     sender.encode(delta())
     before = sender.state_dict()
@@ -123,7 +123,7 @@ def test_what_cannot_be_sent_is_refused_and_changes_nothing(wrong, cause, says) 
 
 
 @pytest.mark.parametrize("bits", [0, 0.5, 9, "1", float("nan")])
-def test_bits_are_one_to_eight_or_raw(bits) -> None:
+def test_bits_are_one_to_eight_or_raw(bits):
     with pytest.raises(ConfigError, match="expected 1 to 8, or 'raw'"):
         Compressor(bits)
 
@@ -133,7 +133,7 @@ GOOD = Compressor().encode(delta())
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
-def test_a_changed_or_shortened_message_is_an_error(data) -> None:
+def test_a_changed_or_shortened_message_is_an_error(data):
     at = data.draw(st.integers(0, len(GOOD) - 1))
     changed = bytearray(GOOD)
     changed[at] ^= data.draw(st.integers(1, 255))
@@ -173,7 +173,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_bytes_are_an_error_within_memory(kind) -> None:
+def test_hostile_bytes_are_an_error_within_memory(kind):
     data, says = HOSTILE[kind]
     tracemalloc.start()
     try:
@@ -185,7 +185,7 @@ def test_hostile_bytes_are_an_error_within_memory(kind) -> None:
         tracemalloc.stop()
 
 
-def test_a_message_of_other_names_or_shapes_than_expected_is_an_error() -> None:
+def test_a_message_of_other_names_or_shapes_than_expected_is_an_error():
     for wrong, says in (({"a.weight": np.ones((64, 8))}, "not one of those"), (delta() | {"z": np.ones(1)}, "missing")):
         with pytest.raises(PeerError, match=says):
             decompress(GOOD, like=wrong)
@@ -201,7 +201,7 @@ def moved(adapter: dict, seed: int) -> dict:
 
 @pytest.mark.parametrize("gap", [1.0, 4.0])
 @pytest.mark.parametrize("bits", [1, "raw"])
-def test_every_client_gets_to_the_same_adapter_whatever_it_holds(bits, gap) -> None:
+def test_every_client_gets_to_the_same_adapter_whatever_it_holds(bits, gap):
     down, adapter = Broadcaster(bits, rounds=40), delta()
     always, newcomer_bytes = Receiver(), 0
     seldom = Receiver()
@@ -223,7 +223,7 @@ def test_every_client_gets_to_the_same_adapter_whatever_it_holds(bits, gap) -> N
     assert newcomer_bytes < 4.3 * size + 500
 
 
-def test_a_step_costs_a_bit_and_a_client_that_was_away_gets_what_it_missed() -> None:
+def test_a_step_costs_a_bit_and_a_client_that_was_away_gets_what_it_missed():
     adapter = {"w": np.random.default_rng(0).normal(size=1 << 16).astype(np.float32)}
     down, here, away = Broadcaster(1), Receiver(), Receiver()
     sizes = []
@@ -243,7 +243,7 @@ def test_a_step_costs_a_bit_and_a_client_that_was_away_gets_what_it_missed() -> 
     assert away.digest == here.digest
 
 
-def test_a_step_from_another_adapter_is_refused_and_changes_nothing() -> None:
+def test_a_step_from_another_adapter_is_refused_and_changes_nothing():
     down, client = Broadcaster(), Receiver()
     down.update(delta())
     client.decode(down.encode())
@@ -267,7 +267,7 @@ def client_of(adapter: dict) -> Receiver:
     return client
 
 
-def test_a_message_that_leads_elsewhere_than_it_claims_is_refused() -> None:
+def test_a_message_that_leads_elsewhere_than_it_claims_is_refused():
     form, state = state_of(delta())
     wrong = Content([Part(2, b"", state.flat.tobytes())], form, result=b"x" * 32).to_bytes()
     client = client_of(delta())
@@ -277,6 +277,6 @@ def test_a_message_that_leads_elsewhere_than_it_claims_is_refused() -> None:
     assert client.digest == before
 
 
-def test_nothing_can_be_sent_before_there_is_an_adapter() -> None:
+def test_nothing_can_be_sent_before_there_is_an_adapter():
     with pytest.raises(ConfigError, match="update first"):
         Broadcaster().encode()

@@ -148,7 +148,7 @@ def varint(number: int) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps a limit on memory")
-def test_a_small_table_that_unpacks_to_much_is_refused_before_it_does(tmp_path: Path) -> None:
+def test_a_small_table_that_unpacks_to_much_is_refused_before_it_does(tmp_path):
     paths = [tmp_path / name for name in BOMBS]
     for path in paths:
         BOMBS[path.name](path)
@@ -197,9 +197,7 @@ REPEATED: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", REPEATED)
-def test_a_file_has_no_more_rows_and_columns_than_its_size_allows(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-) -> None:
+def test_a_file_has_no_more_rows_and_columns_than_its_size_allows(monkeypatch, tmp_path, name):
     monkeypatch.setattr("plait.data.bounds._FREE_CELLS", 1 << 10)
     REPEATED[name](tmp_path / name)
     size = (tmp_path / name).stat().st_size
@@ -214,7 +212,7 @@ BLANKS = {"a.jsonl": b"\n", "a.json": b" ", "a.csv": b"\n", "a.txt": b"a"}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BLANKS)
-def test_a_packed_file_unpacks_to_no_more_than_its_size_allows(tmp_path: Path, name: str) -> None:
+def test_a_packed_file_unpacks_to_no_more_than_its_size_allows(tmp_path, name):
     (tmp_path / name).write_bytes(zstd(BLANKS[name] * (8 << 20)))
     size = (tmp_path / name).stat().st_size
     assert size < 2000
@@ -222,7 +220,7 @@ def test_a_packed_file_unpacks_to_no_more_than_its_size_allows(tmp_path: Path, n
         as_dataset(tmp_path / name)
 
 
-def test_a_batch_that_an_arrow_file_names_many_times_is_unpacked_few_times(tmp_path: Path) -> None:
+def test_a_batch_that_an_arrow_file_names_many_times_is_unpacked_few_times(tmp_path):
     table = pa.table({"text": ["a"], "more": pa.array([[0.0] * (1 << 18)])})
     path = tmp_path / "a.arrow"
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema, options=COMPRESSED) as writer:

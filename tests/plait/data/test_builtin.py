@@ -1,6 +1,5 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -26,7 +25,7 @@ conversations:
 """
 
 
-def test_an_unknown_name_gives_the_nearest_and_all(tmp_path: Path) -> None:
+def test_an_unknown_name_gives_the_nearest_and_all(tmp_path):
     with pytest.raises(ConfigError) as caught:
         as_dataset("chaterbot", cache=tmp_path, progress=print)
     assert str(caught.value).endswith("; did you mean 'chatterbot'?")
@@ -34,14 +33,14 @@ def test_an_unknown_name_gives_the_nearest_and_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_importing_the_room_imports_nothing_slow() -> None:
+def test_importing_the_room_imports_nothing_slow():
     code = "import sys, plait.data; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert not {"datasets", "flwr_datasets", "numpy", "torch", "yaml"}.intersection(done.stdout.split())
 
 
 @pytest.mark.slow
-def test_chatterbot_is_fetched_from_the_registry_once(tmp_path: Path) -> None:
+def test_chatterbot_is_fetched_from_the_registry_once(tmp_path):
     said: list[str] = []
     dataset = as_dataset("chatterbot", cache=tmp_path, progress=said.append)
     assert said
@@ -54,7 +53,7 @@ def test_chatterbot_is_fetched_from_the_registry_once(tmp_path: Path) -> None:
     assert not said
 
 
-def test_a_story_is_read_once_under_the_first_folder_that_has_it(tmp_path: Path) -> None:
+def test_a_story_is_read_once_under_the_first_folder_that_has_it(tmp_path):
     stories = {
         "sport/001.txt": b"\xa35m transfer",
         "sport/002.txt": b"\n",
@@ -71,7 +70,7 @@ def test_a_story_is_read_once_under_the_first_folder_that_has_it(tmp_path: Path)
     ]
 
 
-def test_a_conversation_becomes_its_first_line_and_the_answer(tmp_path: Path) -> None:
+def test_a_conversation_becomes_its_first_line_and_the_answer(tmp_path):
     for language in ("english", "dutch"):
         (tmp_path / language).mkdir()
         (tmp_path / language / "Greetings.yml").write_text(GREETINGS, encoding="utf-8")
@@ -82,7 +81,7 @@ def test_a_conversation_becomes_its_first_line_and_the_answer(tmp_path: Path) ->
     ]
 
 
-def test_the_standard_library_has_a_client_for_each_package(tmp_path: Path) -> None:
+def test_the_standard_library_has_a_client_for_each_package(tmp_path):
     dataset = as_dataset("stdlib", cache=tmp_path, progress=print)
     assert dataset.kind is RecordKind.TEXT
     assert dataset.natural_column == "package"
@@ -95,7 +94,7 @@ def test_the_standard_library_has_a_client_for_each_package(tmp_path: Path) -> N
     assert len(set(paths)) == len(paths)
 
 
-def test_only_source_worth_learning_from_is_read_in_path_order(tmp_path: Path) -> None:
+def test_only_source_worth_learning_from_is_read_in_path_order(tmp_path):
     kept = ("b/__init__.py", "b/deep/x.py", "a.py")
     left_out = ("b/tests/x.py", "b/idle_test/x.py", "b/__pycache__/x.py", "site-packages/y.py", "c.py", "b/notes.txt")
     for name in kept + left_out:

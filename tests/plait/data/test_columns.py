@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
@@ -35,13 +34,11 @@ SHAREGPT: Row = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "g
         ),
     ],
 )  # fmt: skip
-def test_columns_become_the_fields_that_they_are_named_for(
-    row: Row, columns: str | Mapping[str, str] | None, record: Record
-) -> None:
+def test_columns_become_the_fields_that_they_are_named_for(row, columns, record):
     assert as_dataset([row], columns=columns).records == (record,)
 
 
-def test_the_client_column_is_the_natural_one() -> None:
+def test_the_client_column_is_the_natural_one():
     rows = [{"text": "a", "author": "b"}]
     assert as_dataset(rows).natural_column == ""
     assert as_dataset(rows, columns="client=author").natural_column == "author"
@@ -58,7 +55,7 @@ def test_the_client_column_is_the_natural_one() -> None:
         ("text=a,prompt=b", "columns names text and prompt, expected the fields of one kind of record"),
     ],
 )
-def test_a_bad_column_map_is_refused_before_anything_is_read(columns: str, message: str) -> None:
+def test_a_bad_column_map_is_refused_before_anything_is_read(columns, message):
     with pytest.raises(ConfigError, match=message):
         as_dataset("none.jsonl", columns=columns)
 
@@ -74,7 +71,7 @@ def test_a_bad_column_map_is_refused_before_anything_is_read(columns: str, messa
         ({**ALPACA, **SHAREGPT}, "--columns messages=conversations"),
     ],
 )
-def test_unknown_columns_are_named_with_those_that_would_do(row: Row, advice: str) -> None:
+def test_unknown_columns_are_named_with_those_that_would_do(row, advice):
     with pytest.raises(DataError) as caught:
         as_dataset([row])
     said = str(caught.value)
@@ -92,12 +89,12 @@ def test_unknown_columns_are_named_with_those_that_would_do(row: Row, advice: st
         ([ALPACA, {"text": "a"}], "", "record 2 of .* has 'text', expected 'instruction' and 'output' as on record 1"),
     ],
 )
-def test_a_record_without_the_columns_is_refused(rows: list[Row], columns: str, message: str) -> None:
+def test_a_record_without_the_columns_is_refused(rows, columns, message):
     with pytest.raises(DataError, match=message):
         as_dataset(rows, columns=columns)
 
 
-def test_a_typo_in_a_column_is_told_with_the_nearest_column(tmp_path: Path) -> None:
+def test_a_typo_in_a_column_is_told_with_the_nearest_column(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("Ticket Text,Owner\na,x\nb,y\n")
     said = (

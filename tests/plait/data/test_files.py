@@ -86,7 +86,7 @@ FILES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_kind_of_file_gives_the_same_records(tmp_path: Path, name: str) -> None:
+def test_every_kind_of_file_gives_the_same_records(tmp_path, name):
     FILES[name](tmp_path / name)
     expected = as_dataset(ROWS)
     dataset = as_dataset(tmp_path / name)
@@ -101,7 +101,7 @@ def test_every_kind_of_file_gives_the_same_records(tmp_path: Path, name: str) ->
     assert as_dataset(str(tmp_path / name), split="train[10:13]").records == dataset.records[10:13]
 
 
-def test_files_named_by_split_are_splits(tmp_path: Path) -> None:
+def test_files_named_by_split_are_splits(tmp_path):
     write(tmp_path / "d" / "train.jsonl", LINES)
     write(tmp_path / "d" / "validation.jsonl", LINES[: LINES.index(b"\n")])
     write(tmp_path / "d" / "test.jsonl", LINES)
@@ -113,7 +113,7 @@ def test_files_named_by_split_are_splits(tmp_path: Path) -> None:
         as_dataset(tmp_path / "d")
 
 
-def test_saved_splits_are_splits_with_their_class_names(tmp_path: Path) -> None:
+def test_saved_splits_are_splits_with_their_class_names(tmp_path):
     features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["bad", "good"]))
     part = datasets.Dataset.from_list([{"text": "a", "label": 1}, {"text": "b", "label": 0}], features=features)
     datasets.DatasetDict(train=part, test=part.select([0])).save_to_disk(tmp_path / "d")
@@ -124,7 +124,7 @@ def test_saved_splits_are_splits_with_their_class_names(tmp_path: Path) -> None:
     assert as_dataset(tmp_path / "d.parquet").records == dataset.records
 
 
-def test_a_folder_of_text_is_a_record_for_each_file(tmp_path: Path) -> None:
+def test_a_folder_of_text_is_a_record_for_each_file(tmp_path):
     root = tmp_path / "notes"
     write(root / "bob" / "later" / "b.txt", "bob later")
     write(root / "ada" / "a.md", "ada")
@@ -144,7 +144,7 @@ def test_a_folder_of_text_is_a_record_for_each_file(tmp_path: Path) -> None:
     assert as_dataset(root, columns="label=folder").labels == ("ada", "bob")
 
 
-def test_folders_of_text_named_by_split_are_splits(tmp_path: Path) -> None:
+def test_folders_of_text_named_by_split_are_splits(tmp_path):
     for name in ("train/pos/1.txt", "train/neg/1.txt", "test/pos/1.txt"):
         write(tmp_path / "d" / name, name)
     dataset = as_dataset(tmp_path / "d", columns={"label": "folder"})
@@ -153,12 +153,12 @@ def test_folders_of_text_named_by_split_are_splits(tmp_path: Path) -> None:
     assert dataset.natural_column == "folder"
 
 
-def test_one_file_of_text_is_one_record(tmp_path: Path) -> None:
+def test_one_file_of_text_is_one_record(tmp_path):
     dataset = as_dataset(write(tmp_path / "notes.txt", "\ufefffirst\nsecond\n"))
     assert dataset.records == (Record(text="first\nsecond\n"),)
 
 
-def test_a_chat_on_one_line_is_a_record_and_no_list_of_turns(tmp_path: Path) -> None:
+def test_a_chat_on_one_line_is_a_record_and_no_list_of_turns(tmp_path):
     chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     for text in (json.dumps(chat), json.dumps([chat]), json.dumps([chat], indent=3)):
         dataset = as_dataset(write(tmp_path / "chat.json", text))
@@ -236,7 +236,7 @@ BAD: dict[str, tuple[bytes | str, str]] = {
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps a limit on memory")
-def test_a_document_takes_no_more_memory_or_bytes_than_it_may(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_document_takes_no_more_memory_or_bytes_than_it_may(monkeypatch, tmp_path):
     # Each of its lists takes twenty times what it is written with.
     path = write(tmp_path / "a.json", '{"text": "a", "more": [' + "[]," * (8 << 20) + "[]]}")
     monkeypatch.setattr("plait.data.bounds.MOST_BATCH_BYTES", 64 << 20)
@@ -248,7 +248,7 @@ def test_a_document_takes_no_more_memory_or_bytes_than_it_may(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_refused_in_one_line_without_its_text(tmp_path: Path, name: str) -> None:
+def test_a_bad_file_is_refused_in_one_line_without_its_text(tmp_path, name):
     data, message = BAD[name]
     path = write(tmp_path / name, data)
     if not message:
@@ -289,7 +289,7 @@ BAD_FOLDERS: dict[str, tuple[dict[str, bytes | str | None], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_FOLDERS)
-def test_a_bad_folder_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+def test_a_bad_folder_is_refused_in_one_line(tmp_path, name):
     files, message = BAD_FOLDERS[name]
     (tmp_path / "d").mkdir()
     for file, content in files.items():
@@ -304,9 +304,7 @@ def test_a_bad_folder_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstd], ids=["gzip", "zstd"])
 @pytest.mark.parametrize("content", [b'{"text": "a"}\n', b"\n", b"a"], ids=["records", "blank lines", "one line"])
-def test_a_small_file_that_unpacks_to_much_is_stopped(
-    tmp_path: Path, pack: Callable[[bytes], bytes], content: bytes
-) -> None:
+def test_a_small_file_that_unpacks_to_much_is_stopped(tmp_path, pack, content):
     data = pack(content * ((8 << 20) // len(content)))
     assert len(data) < 100_000
     path = write(tmp_path / "bomb.jsonl.gz", data)
@@ -317,7 +315,7 @@ def test_a_small_file_that_unpacks_to_much_is_stopped(
     assert 0 < sum(sizes) <= 1 << 20
 
 
-def test_more_records_than_there_is_memory_for_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_more_records_than_there_is_memory_for_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("plait.system.machine.memory_bytes", lambda: 40_000)
     path = write(tmp_path / "a.jsonl", LINES)
     with pytest.raises(DataError, match=r"'.*' holds more than 20,000 bytes .* such as --split train\[:100000\]"):
@@ -338,7 +336,7 @@ def test_more_records_than_there_is_memory_for_are_refused(monkeypatch: pytest.M
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])
-def test_values_of_any_depth_are_read_or_refused_in_one_line(tmp_path: Path, suffix: str) -> None:
+def test_values_of_any_depth_are_read_or_refused_in_one_line(tmp_path, suffix):
     refused: list[str] = []
     for depth in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit() + 1):
         deep = "[" * depth + "]" * depth
@@ -354,7 +352,7 @@ def test_values_of_any_depth_are_read_or_refused_in_one_line(tmp_path: Path, suf
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".json.gz", ""])
-def test_any_bytes_under_any_name_give_a_dataset_or_an_error_of_one_line(tmp_path: Path, suffix: str) -> None:
+def test_any_bytes_under_any_name_give_a_dataset_or_an_error_of_one_line(tmp_path, suffix):
     pieces = [
         LINES[:300],
         b"",

@@ -8,14 +8,14 @@ def texts(*columns: dict[str, str]) -> Dataset:
     return Dataset.of("toy", RecordKind.TEXT, [Record(text="x", columns=values) for values in columns])
 
 
-def test_without_labels_owners_are_counted_and_no_other_column() -> None:
+def test_without_labels_owners_are_counted_and_no_other_column():
     dataset = texts(*({"who": str(n % 2), "said": str(n % 3)} for n in range(12)))
     assert histogram(dataset.records, dataset) == {}
     assert histogram(dataset.records, dataset, column="who") == {"0": 6, "1": 6}
     assert histogram(dataset.records, replace(dataset, natural_column="who")) == {"0": 6, "1": 6}
 
 
-def test_rare_names_are_summed_up() -> None:
+def test_rare_names_are_summed_up():
     dataset = texts(*({"n": str(n % 40)} for n in range(100)))
     counts = histogram(dataset.records, dataset, column="n")
     assert len(counts) == 33

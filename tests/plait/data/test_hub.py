@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -16,7 +15,6 @@ from plait.data import as_dataset, check_data_name
 from plait.errors import ConfigError, DataError, MachineError, PlaitError
 
 ROWS = [{"text": f"word {number}"} for number in range(20)]
-Loader = Callable[..., object]
 
 
 @pytest.fixture
@@ -50,9 +48,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[object,
         ("https://huggingface.co/datasets/owner/name", ("owner/name", None, None)),
     ],
 )
-def test_a_name_is_asked_for_with_its_configuration_and_revision(
-    asked: list[tuple[object, ...]], name: str, asks: tuple[object, ...]
-) -> None:
+def test_a_name_is_asked_for_with_its_configuration_and_revision(asked, name, asks):
     dataset = as_dataset(name)
     assert asked == [asks]
     assert [record.text for record in dataset.records] == [row["text"] for row in ROWS]
@@ -60,7 +56,7 @@ def test_a_name_is_asked_for_with_its_configuration_and_revision(
     assert len(as_dataset(name, split="validation").records) == 3
 
 
-def test_a_file_or_folder_of_that_name_comes_first(asked: list[tuple[object, ...]]) -> None:
+def test_a_file_or_folder_of_that_name_comes_first(asked):
     Path("owner").mkdir()
     with pytest.raises(DataError, match=r"cannot read 'owner/name': .* of the hub is hf://datasets/owner/name"):
         as_dataset("owner/name")
@@ -74,7 +70,7 @@ def test_a_file_or_folder_of_that_name_comes_first(asked: list[tuple[object, ...
 @pytest.mark.parametrize(
     "name", ["data/my.jsonl", "data/my.csv.gz", "chatterbot.jsonl", "./a/b", "/a/chatterbot", "a/b/c", "../b"]
 )
-def test_a_path_is_not_looked_for_on_the_hub(asked: list[tuple[object, ...]], name: str) -> None:
+def test_a_path_is_not_looked_for_on_the_hub(asked, name):
     with pytest.raises(DataError, match=r"cannot read '.*': No such file or directory"):
         as_dataset(name)
     with pytest.raises(DataError, match=r"cannot read '.*': No such file or directory"):
@@ -106,7 +102,7 @@ FAILS: dict[str, tuple[BaseException, type[PlaitError], str]] = {
 
 
 @pytest.mark.parametrize("name", FAILS)
-def test_what_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_what_fails_is_told_in_one_line(monkeypatch, name):
     error, kind, message = FAILS[name]
 
     def load(*_: object, **__: object) -> object:
@@ -120,7 +116,7 @@ def test_what_fails_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, name: s
 
 
 @pytest.mark.parametrize("again", ["", "::hf://datasets/owner/name@0123abc/a.zip"])
-def test_a_card_cannot_name_files_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, again: str) -> None:
+def test_a_card_cannot_name_files_of_this_machine(monkeypatch, tmp_path, again):
     """What a card's `data_files: /home/me/secret.jsonl` gives; the builder is a real one."""
     secret = tmp_path / "secret.jsonl"
     secret.write_text('{"text": "treasure"}\n')
@@ -144,7 +140,7 @@ def test_a_card_cannot_name_files_of_this_machine(monkeypatch: pytest.MonkeyPatc
         "hf://datasets/owner/name@0123abc/a.zip::/home/me/a.json",
     ],
 )
-def test_a_card_cannot_name_files_elsewhere(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+def test_a_card_cannot_name_files_elsewhere(monkeypatch, file):
     builder = Mock()
     builder.config.data_files = {"train": ["hf://datasets/owner/name@0123abc/a.json", file]}
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: builder)
@@ -172,7 +168,7 @@ except PlaitError as error:
 
 
 @pytest.mark.slow
-def test_a_cached_data_set_needs_no_network(tmp_path: Path) -> None:
+def test_a_cached_data_set_needs_no_network(tmp_path):
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}

@@ -28,19 +28,19 @@ TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
         ({"messages": TURNS}, RecordKind.CHAT, Record(messages=tuple(Message(**turn) for turn in TURNS))),
     ],
 )
-def test_each_shape_becomes_its_kind(tmp_path: Path, line: object, kind: RecordKind, record: Record) -> None:
+def test_each_shape_becomes_its_kind(tmp_path, line, kind, record):
     dataset = as_dataset(write(tmp_path / "mine.jsonl", line))
     assert (dataset.name, dataset.kind, dataset.records) == ("mine", kind, (record,))
     assert dataset.labels == ((record.label,) if kind is RecordKind.LABEL else ())
 
 
-def test_whatever_else_a_line_has_becomes_a_column(tmp_path: Path) -> None:
+def test_whatever_else_a_line_has_becomes_a_column(tmp_path):
     line = {"text": "a", "who": "ann", "year": 1999, "ok": False, "tags": ["x"], "none": None}
     dataset = as_dataset(write(tmp_path / "mine.jsonl", line))
     assert dataset.records[0].columns == {"who": "ann", "year": "1999", "ok": "false", "tags": '["x"]'}
 
 
-def test_byte_order_mark_and_blank_lines_are_skipped(tmp_path: Path) -> None:
+def test_byte_order_mark_and_blank_lines_are_skipped(tmp_path):
     for first in (b"\xef\xbb\xbf\n", b"\xef\xbb\xbf"):
         path = write(tmp_path / "mine.jsonl", first + b'{"text": "a"}\r', b"  ", b"", b'{"text": "b"}')
         assert [record.text for record in as_dataset(path).records] == ["a", "b"]
@@ -69,9 +69,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("lines", "message"), REFUSED.values(), ids=REFUSED)
-def test_bad_line_is_refused_by_number_and_without_its_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[object], message: str
-) -> None:
+def test_bad_line_is_refused_by_number_and_without_its_text(tmp_path, monkeypatch, lines, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError) as caught:
         as_dataset(write(Path("mine.jsonl"), *lines))
@@ -80,7 +78,7 @@ def test_bad_line_is_refused_by_number_and_without_its_text(
     assert "treasure" not in str(caught.value)
 
 
-def test_a_missing_file_is_refused_and_the_nearest_one_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_and_the_nearest_one_named(tmp_path):
     (tmp_path / "letters.jsonl").touch()
     with pytest.raises(DataError, match=r"leters.jsonl': No such file or directory; did you mean 'letters\.jsonl'\?"):
         as_dataset(tmp_path / "leters.jsonl")

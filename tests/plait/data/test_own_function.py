@@ -36,7 +36,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
     return name
 
 
-def test_a_function_of_a_module_that_the_operator_named_makes_the_data(module: str) -> None:
+def test_a_function_of_a_module_that_the_operator_named_makes_the_data(module):
     admit(*RunConfig(data=f"{module}:load").plugins)
     check_data_name(f"{module}:load")
     dataset = as_dataset(f"{module}:load", columns="text=body,client=who")
@@ -45,14 +45,14 @@ def test_a_function_of_a_module_that_the_operator_named_makes_the_data(module: s
     assert (len(splits.records), len(splits.held_out)) == (5, 2)
 
 
-def test_nothing_is_imported_that_the_operator_did_not_name(module: str) -> None:
+def test_nothing_is_imported_that_the_operator_did_not_name(module):
     with pytest.raises(ConfigError, match="which this machine's operator did not name"):
         as_dataset(f"{module}:load")
     for data in ("owner/name:load", "./own:load", "memory:own"):
         assert data.partition(":")[0] not in {text.partition(":")[0] for text in RunConfig(data=data).plugins}
 
 
-def test_a_file_of_that_name_comes_first(module: str) -> None:
+def test_a_file_of_that_name_comes_first(module):
     admit(module)
     Path(f"{module}:load").write_text('{"text": "of the file"}')
     assert as_dataset(f"{module}:load").records[0].text == "of the file"
@@ -67,7 +67,7 @@ def test_a_file_of_that_name_comes_first(module: str) -> None:
         ("missing", "has no 'missing'"),
     ],
 )
-def test_a_function_that_makes_no_data_is_refused_in_one_line(module: str, name: str, message: str) -> None:
+def test_a_function_that_makes_no_data_is_refused_in_one_line(module, name, message):
     admit(module)
     with pytest.raises(ConfigError, match=message) as caught:
         as_dataset(f"{module}:{name}")

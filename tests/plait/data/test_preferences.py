@@ -34,7 +34,7 @@ RECORD = Record(messages=(ASKED,), chosen=(GOOD,), rejected=(BAD,))
          Record(prompt="2 + 2?", completion="4", columns={"label": "sums"})),
     ],
 )  # fmt: skip
-def test_a_row_becomes_a_pair(row: Row, columns: str | None, record: Record) -> None:
+def test_a_row_becomes_a_pair(row, columns, record):
     found = as_dataset([row], columns=columns)
     assert found.records == (record,)
     assert (found.kind is RecordKind.PREFERENCE) == bool(record.chosen)
@@ -49,14 +49,14 @@ def test_a_row_becomes_a_pair(row: Row, columns: str | None, record: Record) -> 
         ({**TURNS, "prompt": []}, None, "an empty list as 'prompt'"),
     ],
 )  # fmt: skip
-def test_a_bad_pair_is_refused_in_one_line_with_its_place(row: Row, columns: str | None, said: str) -> None:
+def test_a_bad_pair_is_refused_in_one_line_with_its_place(row, columns, said):
     with pytest.raises(DataError, match=said) as raised:
         as_dataset([row], columns=columns)
     assert "record 1 of data 'data'" in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_another_reply_is_another_dataset() -> None:
+def test_another_reply_is_another_dataset():
     def fingerprint(*records: Record) -> str:
         return Dataset.of("pairs", RecordKind.PREFERENCE, records).fingerprint
 

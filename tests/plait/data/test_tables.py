@@ -45,14 +45,14 @@ OBJECTS: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("make", OBJECTS.values(), ids=OBJECTS)
-def test_an_object_gives_the_records_of_its_rows(expected: Dataset, make: Callable[[], object]) -> None:
+def test_an_object_gives_the_records_of_its_rows(expected, make):
     dataset = as_dataset(make())
     assert dataset.records == expected.records
     assert dataset.fingerprint == expected.fingerprint
     assert (dataset.name, dataset.kind, dataset.held_out) == ("data", RecordKind.TEXT, ())
 
 
-def test_the_validation_split_is_held_out_and_the_rest_is_said_to_be_left() -> None:
+def test_the_validation_split_is_held_out_and_the_rest_is_said_to_be_left():
     splits = {"test": ROWS[:2], "train": ROWS[2:100], "validation": ROWS[100:], "unsupervised": ROWS[:1]}
     data = datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
     dataset = as_dataset(data, name="mine")
@@ -66,7 +66,7 @@ def test_the_validation_split_is_held_out_and_the_rest_is_said_to_be_left() -> N
     assert as_dataset(data, split="train").held_out == ()
 
 
-def test_splits_without_one_to_train_on_are_named() -> None:
+def test_splits_without_one_to_train_on_are_named():
     data = datasets.DatasetDict(en=datasets.Dataset.from_list(ROWS), fr=datasets.Dataset.from_list(ROWS))
     with pytest.raises(ConfigError, match="has the splits en, fr; give --split with the one to train on"):
         as_dataset(data)
@@ -74,7 +74,7 @@ def test_splits_without_one_to_train_on_are_named() -> None:
         as_dataset(data, split="frr")
 
 
-def test_classes_have_their_names_and_pictures_are_left_out() -> None:
+def test_classes_have_their_names_and_pictures_are_left_out():
     features = datasets.Features(
         text=datasets.Value("string"), label=datasets.ClassLabel(names=["bad", "good"]), thumb=datasets.Value("binary")
     )
@@ -86,7 +86,7 @@ def test_classes_have_their_names_and_pictures_are_left_out() -> None:
         assert dataset.records == (Record(text="a", label="good"), Record(text="b", label="bad"))
 
 
-def test_missing_values_of_a_frame_are_no_values() -> None:
+def test_missing_values_of_a_frame_are_no_values():
     frame = pd.DataFrame({
         "text": ["a", "b"], "year": [1999.0, np.nan], "when": [pd.Timestamp("2020-01-02"), pd.NaT],
         "tags": [np.array(["x"]), None], "many": pd.array([1, None], dtype="Int64"),
@@ -97,14 +97,14 @@ def test_missing_values_of_a_frame_are_no_values() -> None:
         as_dataset(pd.DataFrame({"text": ["a", None]}))
 
 
-def test_chats_of_a_frame_and_of_old_data_sets_are_chats() -> None:
+def test_chats_of_a_frame_and_of_old_data_sets_are_chats():
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     wanted = (Record(messages=(Message("user", "a"), Message("assistant", "b"))),)
     assert as_dataset(pd.DataFrame({"messages": [np.array(turns)]})).records == wanted
     assert as_dataset(datasets.Dataset.from_list([{"messages": turns}])).records == wanted
 
 
-def test_other_objects_are_refused_by_their_type() -> None:
+def test_other_objects_are_refused_by_their_type():
     for wrong in (3, {"text": "a"}, object()):
         with pytest.raises(
             ConfigError, match=r"data is an object of type '(int|dict|object)', expected a path, a hub id"
@@ -116,7 +116,7 @@ def test_other_objects_are_refused_by_their_type() -> None:
         as_dataset([{"text": "a"}, "b"])
 
 
-def test_no_more_of_a_stream_is_read_than_the_split_takes() -> None:
+def test_no_more_of_a_stream_is_read_than_the_split_takes():
     read: list[int] = []
 
     def endless() -> Iterator[dict[str, str]]:

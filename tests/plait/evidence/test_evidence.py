@@ -4,9 +4,6 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -17,7 +14,7 @@ from plait.ledger.ledger import canonical
 from plait.rounds.run_directory import RunDirectory
 from plait.wire.welcome import WELCOME_KEYS
 from tests.attending import NAMES, rows
-from tests.plait.evidence.conftest import ROOT, Signed, leaves, packed, with_change
+from tests.plait.evidence.conftest import ROOT, leaves, packed, with_change
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +22,7 @@ OPERATORS_WORD = ("subject", "predicate.operator_says")
 """What no ledger and no client says: the adapter's files are compared where they are given."""
 
 
-def test_it_is_accepted_with_cryptography_alone_and_says_what_it_could_not_check(signed: Signed) -> None:
+def test_it_is_accepted_with_cryptography_alone_and_says_what_it_could_not_check(signed):
     code = f"import sys; sys.path[:] = [p for p in sys.path if p != {str(ROOT)!r}]; sys.modules['plait'] = None; "
     code += f"sys.argv = {['verify', str(signed.bundle), '--adapter', str(signed.run / 'adapter')]!r}"
     code += f" + ['--authority', {str(signed.kits / 'server/ca.crt')!r}]\n"
@@ -37,7 +34,7 @@ def test_it_is_accepted_with_cryptography_alone_and_says_what_it_could_not_check
     assert "\nthe operator's word" in ran.stdout
 
 
-def test_every_single_field_that_is_changed_is_refused(signed: Signed, refusal: Callable[[bytes], str]) -> None:
+def test_every_single_field_that_is_changed_is_refused(signed, refusal):
     assert refusal(signed.bundle.read_bytes()) == ""
     envelope, statement = json.loads(signed.bundle.read_bytes()), signed.statement
     for path in leaves(envelope):
@@ -56,9 +53,7 @@ def test_every_single_field_that_is_changed_is_refused(signed: Signed, refusal: 
 
 
 @pytest.mark.parametrize("place", [20, 4000, -400])
-def test_a_byte_that_is_changed_is_named_as_a_change(
-    signed: Signed, verifier: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: int
-) -> None:
+def test_a_byte_that_is_changed_is_named_as_a_change(signed, verifier, tmp_path, capsys, place):
     data = bytearray(signed.bundle.read_bytes())
     for other in (0xFF, ord("A" if data[place] != ord("A") else "B")):
         data[place] = other
@@ -67,7 +62,7 @@ def test_a_byte_that_is_changed_is_named_as_a_change(
         assert " changed " in capsys.readouterr().err
 
 
-def test_a_line_that_is_changed_breaks_the_chain(signed: Signed, verifier: ModuleType, refusal) -> None:
+def test_a_line_that_is_changed_breaks_the_chain(signed, verifier, refusal):
     statement = signed.statement
     lines = verifier.ledger_of(statement["predicate"]["ledger"])
     lines[1]["time"] += 1
@@ -75,7 +70,7 @@ def test_a_line_that_is_changed_breaks_the_chain(signed: Signed, verifier: Modul
     assert refusal(signed.signed_again(statement)) == "line 2 of the ledger breaks its chain"
 
 
-def test_parts_of_two_runs_are_refused(signed: Signed, kits: Path, tmp_path: Path, refusal) -> None:
+def test_parts_of_two_runs_are_refused(signed, kits, tmp_path, refusal):
     from tests.plait.evidence.conftest import federated
 
     other = federated(tmp_path, kits, rounds=1, seed=3)
@@ -89,7 +84,7 @@ def test_parts_of_two_runs_are_refused(signed: Signed, kits: Path, tmp_path: Pat
         bundle_of(directory, Signer.of_run(directory, kits / "server"), statements=other.statements[:1])
 
 
-def test_the_adapters_files_are_those_of_the_bundle(signed: Signed, verifier: ModuleType, tmp_path: Path) -> None:
+def test_the_adapters_files_are_those_of_the_bundle(signed, verifier, tmp_path):
     for file in (signed.run / "adapter").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     verifier.checked(signed.bundle, tmp_path, None)
@@ -106,7 +101,7 @@ def test_the_adapters_files_are_those_of_the_bundle(signed: Signed, verifier: Mo
         verifier.checked(tmp_path / "again", tmp_path, None)
 
 
-def test_another_federations_certificate_is_refused(signed: Signed, verifier: ModuleType, tmp_path: Path) -> None:
+def test_another_federations_certificate_is_refused(signed, verifier, tmp_path):
     from datetime import UTC, datetime
 
     from plait.trust.provision import provision
@@ -116,7 +111,7 @@ def test_another_federations_certificate_is_refused(signed: Signed, verifier: Mo
         verifier.checked(signed.bundle, None, tmp_path / "other/server/ca.crt")
 
 
-def test_clients_state_what_they_agreed_to_and_what_left_them(signed: Signed, verifier: ModuleType) -> None:
+def test_clients_state_what_they_agreed_to_and_what_left_them(signed, verifier):
     predicate = signed.statement["predicate"]
     for name in NAMES:
         said = json.loads(base64.b64decode(json.loads(predicate["statements"][name])["payload"]))["predicate"]
@@ -133,9 +128,7 @@ def test_clients_state_what_they_agreed_to_and_what_left_them(signed: Signed, ve
         assert {field for each in messages for field in each["fields"]} >= {"update: delta", "evaluation: loss"}
 
 
-def test_a_simulation_is_signed_by_a_key_of_its_own_which_identifies_no_one(
-    tmp_path: Path, verifier: ModuleType
-) -> None:
+def test_a_simulation_is_signed_by_a_key_of_its_own_which_identifies_no_one(tmp_path, verifier):
     import plait
 
     plait.simulate(rows(), out=tmp_path / "run", base="tiny", partition="natural:author", clients=3, rounds=1,
@@ -151,7 +144,7 @@ def test_a_simulation_is_signed_by_a_key_of_its_own_which_identifies_no_one(
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\0\1", b'{"payload": 3}'])
-def test_what_is_no_statement_is_refused_in_one_line(signed: Signed, content: bytes, tmp_path: Path) -> None:
+def test_what_is_no_statement_is_refused_in_one_line(signed, content, tmp_path):
     (tmp_path / "statement").write_bytes(content)
     directory = RunDirectory.find(signed.run)
     with pytest.raises(PeerError, match="no signed statement") as refused:
@@ -159,7 +152,7 @@ def test_what_is_no_statement_is_refused_in_one_line(signed: Signed, content: by
     assert "\n" not in str(refused.value)
 
 
-def test_a_bundle_that_is_cut_off_is_refused(signed: Signed, refusal: Callable[[bytes], str]) -> None:
+def test_a_bundle_that_is_cut_off_is_refused(signed, refusal):
     data = signed.bundle.read_bytes()
     for length in (0, 1, 100, len(data) // 2, len(data) - 2):
         assert refusal(data[:length])

@@ -1,7 +1,6 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from plait.api.export import write_export as export
 from plait.errors import ConfigError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import ascii_name, open_source
-from plait.training.bases import LocatedBase, locate_base
+from plait.training.bases import locate_base
 from tests.plait.training.test_gguf_base import write
 
 NAMES = {
@@ -52,9 +51,7 @@ def read(path: Path) -> tuple[dict[str, NDArray[np.float32]], dict[str, object]]
     "settings",
     [{}, {"use_rslora": True}],
 )
-def test_alpha_over_rank_times_the_factors_is_what_peft_adds(
-    by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path, settings: dict[str, object]
-) -> None:
+def test_alpha_over_rank_times_the_factors_is_what_peft_adds(by_peft, tiny, tmp_path, settings):
     adapter = by_peft(**settings)
     export("gguf", ExportRequest(open_source(adapter), tmp_path / "out"))
     tensors, facts = read(tmp_path / "out" / "adapter.gguf")
@@ -77,7 +74,7 @@ def test_alpha_over_rank_times_the_factors_is_what_peft_adds(
     assert len(tensors) == 4 * 7 * 2
 
 
-def test_a_factor_that_float16_cannot_hold_is_refused(by_peft: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_factor_that_float16_cannot_hold_is_refused(by_peft, tmp_path):
     source = open_source(by_peft())
     source = replace(source, state=AdapterState(source.state.layout, np.float32(1e9) * source.state.flat))
     with pytest.raises(ConfigError, match="is too large for f16; give --gguf-type f32"):
@@ -85,9 +82,7 @@ def test_a_factor_that_float16_cannot_hold_is_refused(by_peft: Callable[..., Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_a_base_of_another_architecture_is_refused_with_the_way_round(
-    by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
-) -> None:
+def test_a_base_of_another_architecture_is_refused_with_the_way_round(by_peft, tiny, tmp_path):
     base = tmp_path / "gpt2"
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=2048)).save_pretrained(base)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -146,9 +141,7 @@ def greedy_by_llama_cpp(base: Path, adapter: Path | None, prompt: list[int], cou
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"use_rslora": True}])
-def test_llama_cpp_writes_the_text_that_transformers_writes(
-    by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path, settings: dict[str, object]
-) -> None:
+def test_llama_cpp_writes_the_text_that_transformers_writes(by_peft, tiny, tmp_path, settings):
     write_base_gguf(tiny.directory, tmp_path / "base.gguf")
     prompt = AutoTokenizer.from_pretrained(tiny.directory, trust_remote_code=False)(
         "def add(left, right):\n    return"
@@ -163,9 +156,7 @@ def test_llama_cpp_writes_the_text_that_transformers_writes(
 
 
 @pytest.mark.slow
-def test_ollamas_modelfile_puts_the_adapter_beside_it_on_the_base(
-    by_plait: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
-) -> None:
+def test_ollamas_modelfile_puts_the_adapter_beside_it_on_the_base(by_plait, tiny, tmp_path):
     source, out = open_source(by_plait()), tmp_path / "out"
     exported = export("ollama", ExportRequest(source, out))
     assert (out / "Modelfile").read_text() == "FROM ./base\nADAPTER ./adapter.gguf\n"
@@ -179,7 +170,7 @@ def test_ollamas_modelfile_puts_the_adapter_beside_it_on_the_base(
         export("ollama", ExportRequest(source, tmp_path / "hostile", served_base='x\nRUN "y"'))
 
 
-def test_names_in_other_scripts_become_names_that_ollama_takes_and_stay_apart() -> None:
+def test_names_in_other_scripts_become_names_that_ollama_takes_and_stay_apart():
     names = [ascii_name(name) for name in ("run-Zoë", "run-Zoe", "run-李雷", "run-韩梅梅")]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
     assert names[1] == "run-Zoe"

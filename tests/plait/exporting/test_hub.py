@@ -73,7 +73,7 @@ def export(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_export_and_nothing_else_is_uploaded_to_a_private_repository(hub, export: Path) -> None:
+def test_the_export_and_nothing_else_is_uploaded_to_a_private_repository(hub, export):
     push_to_hub(export, "ada/first", files=["README.md", "adapter_model.safetensors"])
     assert hub.files == {"README.md": b"a card", "adapter_model.safetensors": b"weights"}
     assert hub.made[0]["name"] == "first"
@@ -82,7 +82,7 @@ def test_the_export_and_nothing_else_is_uploaded_to_a_private_repository(hub, ex
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, ConfigError), (403, ConfigError), (500, MachineError)])
-def test_a_refusal_is_one_line_without_the_token(hub, export: Path, status: int, kind: type[Exception]) -> None:
+def test_a_refusal_is_one_line_without_the_token(hub, export, status, kind):
     hub.status = status
     with pytest.raises(kind, match=str(status)) as raised:
         push_to_hub(export, "ada/first", files=["README.md"])
@@ -90,7 +90,7 @@ def test_a_refusal_is_one_line_without_the_token(hub, export: Path, status: int,
     assert "hf_secret" not in str(raised.value)
 
 
-def test_without_a_token_it_says_how_to_log_in(hub, export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_token_it_says_how_to_log_in(hub, export, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ConfigError, match="hf auth login"):
         push_to_hub(export, "ada/first", files=["README.md"])
@@ -98,13 +98,13 @@ def test_without_a_token_it_says_how_to_log_in(hub, export: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("name", ["first", "a/b/c", "ada/ first", "../up", "ada/", "", "ada/\x1b[2J"])
-def test_a_name_that_no_repository_can_have_is_refused(name: str) -> None:
+def test_a_name_that_no_repository_can_have_is_refused(name):
     with pytest.raises(ConfigError, match="OWNER/NAME"):
         check_repository(name)
 
 
 @pytest.mark.slow
-def test_the_command_exports_and_uploads_with_the_card(hub, by_peft, tmp_path: Path, capsys) -> None:
+def test_the_command_exports_and_uploads_with_the_card(hub, by_peft, tmp_path, capsys):
     adapter = by_peft()
     app(
         ["export", str(adapter), str(tmp_path / "out"), "--to", "peft", "--base", "tiny", "--push-to-hub", "ada/first"],
@@ -115,7 +115,7 @@ def test_the_command_exports_and_uploads_with_the_card(hub, by_peft, tmp_path: P
     assert "uploaded to" in capsys.readouterr().out
 
 
-def test_public_needs_a_repository(tmp_path: Path) -> None:
+def test_public_needs_a_repository(tmp_path):
     with pytest.raises(ConfigError, match="--push-to-hub"):
         app(
             ["export", "runs/x", str(tmp_path / "out"), "--to", "peft", "--public"],

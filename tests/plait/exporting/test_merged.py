@@ -44,9 +44,7 @@ def float32_base(tiny: LocatedBase, tmp_path: Path) -> Path:
         {"target_modules": ["v_proj"]},
     ],
 )
-def test_merged_weights_give_the_logits_of_peft(
-    float32_base: Path, by_peft: Callable[..., Path], logits_of: Logits, tmp_path: Path, settings: dict[str, object]
-) -> None:
+def test_merged_weights_give_the_logits_of_peft(float32_base, by_peft, logits_of, tmp_path, settings):
     adapter = by_peft(base=float32_base, **settings)
     export("merged", ExportRequest(open_source(adapter), tmp_path / "out"))
     theirs = logits_of(float32_base, adapter)
@@ -55,9 +53,7 @@ def test_merged_weights_give_the_logits_of_peft(
 
 
 @pytest.mark.slow
-def test_in_bfloat16_the_weights_are_those_of_peft_rounded_once(
-    by_plait: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
-) -> None:
+def test_in_bfloat16_the_weights_are_those_of_peft_rounded_once(by_plait, tiny, tmp_path):
     adapter = by_plait()
     export("merged", ExportRequest(open_source(adapter), tmp_path / "out"))
     model = PeftModel.from_pretrained(
@@ -76,18 +72,14 @@ def test_in_bfloat16_the_weights_are_those_of_peft_rounded_once(
 
 
 @pytest.mark.slow
-def test_what_is_more_than_plain_lora_is_merged_by_peft(
-    float32_base: Path, by_peft: Callable[..., Path], logits_of: Logits, tmp_path: Path
-) -> None:
+def test_what_is_more_than_plain_lora_is_merged_by_peft(float32_base, by_peft, logits_of, tmp_path):
     adapter = by_peft(base=float32_base, use_dora=True)
     export("merged", ExportRequest(open_source(adapter), tmp_path / "out"))
     torch.testing.assert_close(logits_of(tmp_path / "out"), logits_of(float32_base, adapter), rtol=0, atol=1e-3)
 
 
 @pytest.mark.slow
-def test_a_changed_output_layer_is_merged(
-    float32_base: Path, by_peft: Callable[..., Path], logits_of: Logits, tmp_path: Path
-) -> None:
+def test_a_changed_output_layer_is_merged(float32_base, by_peft, logits_of, tmp_path):
     config = json.loads((float32_base / "config.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(float32_base, trust_remote_code=False)
     untied = model.__class__(model.config.__class__(**{**config, "tie_word_embeddings": False})).float()
@@ -100,9 +92,7 @@ def test_a_changed_output_layer_is_merged(
 
 
 @pytest.mark.slow
-def test_weights_that_float16_cannot_hold_are_refused_and_nothing_stays(
-    tiny: LocatedBase, by_peft: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_weights_that_float16_cannot_hold_are_refused_and_nothing_stays(tiny, by_peft, tmp_path):
     base = written(tiny, tmp_path / "half", torch.float16)
     adapter = by_peft(base=base, target_modules=["q_proj"], lora_alpha=4e7)
     with pytest.raises(ConfigError, match=r"'model\.layers\.0\.self_attn\.q_proj' is too large for F16"):

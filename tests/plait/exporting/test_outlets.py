@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.errors import ConfigError, MachineError, PeerError, PlaitError
+from plait.errors import ConfigError, MachineError, PeerError
 from plait.exporting.outlets import Outlets, load_into_vllm, publish
 from plait.exporting.source import open_source
 
@@ -19,7 +19,7 @@ def adapter_with(tmp_path: Path, weights: bytes) -> Path:
     return folder
 
 
-def test_latest_is_a_whole_adapter_of_the_newest_round_and_of_old_ones_a_few_stay(tmp_path: Path) -> None:
+def test_latest_is_a_whole_adapter_of_the_newest_round_and_of_old_ones_a_few_stay(tmp_path):
     place = tmp_path / "served"
     (place / "mine").mkdir(parents=True)
     for number in (1, 2, 3, 4, 5, 5):
@@ -31,7 +31,7 @@ def test_latest_is_a_whole_adapter_of_the_newest_round_and_of_old_ones_a_few_sta
     assert sorted(path.name for path in place.iterdir()) == ["latest", "mine", *kept]
 
 
-def test_a_reader_never_sees_a_place_without_a_latest(tmp_path: Path) -> None:
+def test_a_reader_never_sees_a_place_without_a_latest(tmp_path):
     place, stop, seen = tmp_path / "served", threading.Event(), []
     publish(adapter_with(tmp_path, b"0"), place, round_number=0)
 
@@ -57,7 +57,7 @@ def test_a_reader_never_sees_a_place_without_a_latest(tmp_path: Path) -> None:
         ("served", ConfigError, r"has no adapter_config\.json"),
     ],
 )
-def test_what_cannot_be_published_is_refused(tmp_path: Path, place: str, kind: type[PlaitError], message: str) -> None:
+def test_what_cannot_be_published_is_refused(tmp_path, place, kind, message):
     (tmp_path / "file").write_text("x")
     (tmp_path / "theirs" / "latest").mkdir(parents=True)
     adapter = adapter_with(tmp_path, b"x")
@@ -120,9 +120,7 @@ def serve() -> Iterator[Callable[[Vllm], str]]:
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_the_newest_round_takes_the_place_of_the_one_before(
-    serve: Callable[[Vllm], str], tmp_path: Path, in_place: bool
-) -> None:
+def test_the_newest_round_takes_the_place_of_the_one_before(serve, tmp_path, in_place):
     vllm = Vllm(in_place=in_place)
     address = serve(vllm)
     for number in (1, 2):
@@ -135,9 +133,7 @@ def test_the_newest_round_takes_the_place_of_the_one_before(
         load_into_vllm(lacking, name="run", adapter=tmp_path)
 
 
-def test_what_fails_is_told_and_costs_nothing_else(
-    by_plait: Callable[..., Path], tmp_path: Path, serve: Callable[[Vllm], str]
-) -> None:
+def test_what_fails_is_told_and_costs_nothing_else(by_plait, tmp_path, serve):
     adapter, refusing = by_plait(), serve(Vllm(refuse=(500, _error("full"))))
     places = f"{tmp_path / 'served'},http://127.0.0.1:9,{refusing}"
     outlets = Outlets.of(places, run=tmp_path / "run", spec=open_source(adapter).spec)
@@ -160,18 +156,14 @@ def test_what_fails_is_told_and_costs_nothing_else(
         ("{file}", "is a file, expected a directory"),
     ],
 )
-def test_a_place_that_cannot_be_is_refused_at_once(
-    by_plait: Callable[..., Path], tmp_path: Path, places: str, message: str
-) -> None:
+def test_a_place_that_cannot_be_is_refused_at_once(by_plait, tmp_path, places, message):
     (tmp_path / "file").write_text("x")
     spec = open_source(by_plait()).spec
     with pytest.raises(ConfigError, match=message):
         Outlets.of(places.format(file=tmp_path / "file"), run=tmp_path / "run", spec=spec)
 
 
-def test_an_adapter_that_vllm_does_not_take_goes_to_directories_only(
-    by_peft: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_an_adapter_that_vllm_does_not_take_goes_to_directories_only(by_peft, tmp_path):
     spec = open_source(by_peft(use_dora=True)).spec
     with pytest.raises(ConfigError, match=r"is DoRA.*publish to a directory only"):
         Outlets.of("http://localhost:8000", run=tmp_path / "run", spec=spec)

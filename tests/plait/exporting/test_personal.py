@@ -1,6 +1,3 @@
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,7 +9,6 @@ from plait.exporting.source import is_node_state, open_node, open_personal, with
 from plait.ledger.events import ClientsDescribed
 from plait.rounds.client_pipeline import kept_lead, kept_side, with_own
 from plait.rounds.memory import ClientState, Kept
-from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config
 from tests.plait.conftest import recorded
 from tests.plait.rounds.conftest import started
@@ -33,7 +29,7 @@ def drawn(spec: AdapterSpec, seed: int) -> AdapterState:
 
 
 @pytest.mark.parametrize("side", list(Side))
-def test_what_is_exported_is_what_the_client_evaluates(spec: AdapterSpec, side: Side) -> None:
+def test_what_is_exported_is_what_the_client_evaluates(spec, side):
     shared, geometry = drawn(spec, 0), geometry_of(spec)
     own = kept_side(drawn(spec, 1), geometry, side)
     assert (
@@ -41,13 +37,13 @@ def test_what_is_exported_is_what_the_client_evaluates(spec: AdapterSpec, side: 
     )
 
 
-def test_a_side_of_another_adapter_is_refused(spec: AdapterSpec) -> None:
+def test_a_side_of_another_adapter_is_refused(spec):
     with pytest.raises(PlaitError, match="own side has 3 values, expected a rank times 11"):
         with_own_side(spec, drawn(spec, 0), np.zeros(3, np.float32), Side.B)
 
 
 @pytest.mark.slow
-def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_path: Path) -> None:
+def test_a_node_exports_what_it_holds_with_its_own_side(tiny, tmp_path):
     config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     spec = design(config, AdapterRequest(rank=2, alpha=4), task=AdapterTask.CAUSAL_LM, seed=3).spec
     shared, theirs, geometry = drawn(spec, 0), drawn(spec, 1), geometry_of(spec)
@@ -75,7 +71,7 @@ def test_a_node_exports_what_it_holds_with_its_own_side(tiny: LocatedBase, tmp_p
         open_node(tmp_path, base="tiny")
 
 
-def test_a_run_whose_clients_all_have_the_one_adapter_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_run_whose_clients_all_have_the_one_adapter_is_refused(by_plait, tmp_path):
     by_plait("adapter")
     (tmp_path / "config.toml").write_text('rule = "fedavg"\n')
     begun = started().model_copy(update={"config": {"rule": "fedavg"}})

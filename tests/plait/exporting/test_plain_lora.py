@@ -1,6 +1,4 @@
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from plait.aggregation.geometry import geometry_of
 from plait.errors import ConfigError, PeerError
 from plait.exporting.plain_lora import plain_lora, uniform
 from plait.exporting.source import open_source
-from plait.training.bases import LocatedBase
 
 
 @pytest.mark.parametrize(
@@ -24,14 +21,12 @@ from plait.training.bases import LocatedBase
         ({"target_modules": ["q_proj"], "trainable_token_indices": [3, 4]}, "trainable_token_indices of .*"),
     ],
 )
-def test_what_no_method_of_plait_has_is_refused_when_it_is_read(
-    by_peft: Callable[..., Path], settings: dict[str, object], fault: str
-) -> None:
+def test_what_no_method_of_plait_has_is_refused_when_it_is_read(by_peft, settings, fault):
     with pytest.raises(PeerError, match=fault):
         open_source(by_peft(**settings))
 
 
-def test_another_method_is_named(tiny: LocatedBase, tmp_path: Path) -> None:
+def test_another_method_is_named(tiny, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tiny.directory, trust_remote_code=False)
     config = IA3Config(
         task_type=TaskType.CAUSAL_LM, target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"]
@@ -43,7 +38,7 @@ def test_another_method_is_named(tiny: LocatedBase, tmp_path: Path) -> None:
         plain_lora(open_source(tmp_path / "ia3"), use="X", instead="do Y")
 
 
-def test_a_classifier_is_named(by_peft: Callable[..., Path]) -> None:
+def test_a_classifier_is_named(by_peft):
     folder = by_peft()
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "task_type": "SEQ_CLS"}))
@@ -62,7 +57,7 @@ def products(spec: AdapterSpec, state: AdapterState) -> dict[str, NDArray[np.flo
 SETTINGS = {"r": 3, "lora_alpha": 5, "use_rslora": True}
 
 
-def test_padding_keeps_every_product_and_states_the_scale_plainly(by_peft: Callable[..., Path]) -> None:
+def test_padding_keeps_every_product_and_states_the_scale_plainly(by_peft):
     source = open_source(by_peft(**SETTINGS))
     before = products(source.spec, source.state)
     fitted = uniform(source, geometry_of(source.spec), rank=8)
@@ -76,9 +71,7 @@ def test_padding_keeps_every_product_and_states_the_scale_plainly(by_peft: Calla
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 2])
-def test_cutting_takes_the_truncated_svd_of_every_module_and_says_what_is_lost(
-    by_peft: Callable[..., Path], rank: int
-) -> None:
+def test_cutting_takes_the_truncated_svd_of_every_module_and_says_what_is_lost(by_peft, rank):
     source = open_source(by_peft(**SETTINGS))
     before = products(source.spec, source.state)
     fitted = uniform(source, geometry_of(source.spec), rank=rank)

@@ -1,6 +1,4 @@
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import yaml
 
@@ -16,9 +14,7 @@ def card_of(source: Source) -> tuple[dict[str, object], str]:
     return yaml.safe_load(card.split("---\n")[1]), card
 
 
-def test_a_hub_base_is_on_the_card_with_its_revision_and_a_directory_of_this_machine_is_not(
-    by_plait: Callable[..., Path],
-) -> None:
+def test_a_hub_base_is_on_the_card_with_its_revision_and_a_directory_of_this_machine_is_not(by_plait):
     source = open_source(by_plait())
     front, card = card_of(replace(source, base=BaseReference("owner/model", "abc123", source.base.fingerprint)))
     assert front["base_model"] == "owner/model"

@@ -1,17 +1,15 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from plait.errors import BaseMismatchError, ConfigError, PeerError
 from plait.exporting.source import locate_weights, open_source
-from plait.training.bases import LocatedBase
 
 
-def test_a_run_directory_gives_its_adapter_and_its_facts(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_run_directory_gives_its_adapter_and_its_facts(by_plait, tmp_path):
     run = tmp_path / "my run"
     run.mkdir()
     shutil.move(by_plait(), run / "adapter")
@@ -25,16 +23,14 @@ def test_a_run_directory_gives_its_adapter_and_its_facts(by_plait: Callable[...,
     assert open_source(run).facts == {}
 
 
-def test_an_adapter_that_peft_wrote_is_tied_to_the_base_that_it_names(
-    by_peft: Callable[..., Path], tiny: LocatedBase
-) -> None:
+def test_an_adapter_that_peft_wrote_is_tied_to_the_base_that_it_names(by_peft, tiny):
     source = open_source(by_peft())
     assert source.base.fingerprint == tiny.reference.fingerprint
     assert source.spec.rank == 4
     assert source.card is not None
 
 
-def test_an_adapter_that_names_no_base_asks_for_one(by_peft: Callable[..., Path], tiny: LocatedBase) -> None:
+def test_an_adapter_that_names_no_base_asks_for_one(by_peft, tiny):
     folder = by_peft()
     config = json.loads((folder / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = None
@@ -44,9 +40,7 @@ def test_an_adapter_that_names_no_base_asks_for_one(by_peft: Callable[..., Path]
     assert open_source(folder, base="tiny").base.fingerprint == tiny.reference.fingerprint
 
 
-def test_weights_that_changed_under_the_same_name_are_refused(
-    by_peft: Callable[..., Path], tiny: LocatedBase, tmp_path: Path
-) -> None:
+def test_weights_that_changed_under_the_same_name_are_refused(by_peft, tiny, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(tiny.directory, base)
     source = open_source(by_peft(base=base))
@@ -57,16 +51,14 @@ def test_weights_that_changed_under_the_same_name_are_refused(
         locate_weights(source, progress=lambda _: None)
 
 
-def test_a_place_without_an_adapter_is_refused(tmp_path: Path) -> None:
+def test_a_place_without_an_adapter_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="expected a run directory or a PEFT directory"):
         open_source(tmp_path / "missing")
     with pytest.raises(PeerError, match="adapter_config"):
         open_source(tmp_path)
 
 
-def test_a_card_that_is_a_link_out_of_the_directory_is_not_passed_on(
-    by_plait: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_card_that_is_a_link_out_of_the_directory_is_not_passed_on(by_plait, tmp_path):
     adapter, private = by_plait(), tmp_path / "private"
     private.write_text("a key")
     (adapter / "README.md").unlink(missing_ok=True)

@@ -1,7 +1,5 @@
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import cast
 
 import pytest
@@ -17,7 +15,7 @@ from plait.data import cache_directory
 from plait.errors import ConfigError, MachineError
 from plait.exporting.request import ExportRequest
 from plait.exporting.source import locate_weights, open_source
-from plait.training.bases import LocatedBase, locate_base
+from plait.training.bases import locate_base
 from plait.training.blueprint import design, read_base_config
 from plait.training.peft_adapter import servable
 
@@ -26,8 +24,8 @@ from plait.training.peft_adapter import servable
 @pytest.mark.parametrize("target", sorted(TARGETS))
 @pytest.mark.parametrize("hub_id", [None, "owner/tiny-model"])
 def test_every_target_writes_a_card_and_a_command_and_nothing_says_where_this_machine_keeps_a_built_in_base(
-    by_plait: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, hub_id: str | None
-) -> None:
+    by_plait, tmp_path, monkeypatch, target, hub_id
+):
     ours = Origin(hub_id, ollama="tiny:latest" if hub_id else None, remark="A copy of it." if hub_id else "")
     monkeypatch.setitem(cast("dict[str, Origin]", ORIGINS), "tiny", ours)
     located = locate_base("tiny")
@@ -46,9 +44,7 @@ def test_every_target_writes_a_card_and_a_command_and_nothing_says_where_this_ma
         assert target == "peft" or ('base_model: "owner/tiny-model"' in card and "\nA copy of it.\n" in card)
 
 
-def test_a_hub_id_that_stands_for_a_built_in_base_leads_back_to_it_without_a_network(
-    by_plait: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_id_that_stands_for_a_built_in_base_leads_back_to_it_without_a_network(by_plait, tmp_path, monkeypatch):
     monkeypatch.setitem(cast("dict[str, Origin]", ORIGINS), "tiny", Origin("owner/tiny-model"))
     monkeypatch.setattr("huggingface_hub.snapshot_download", pytest.fail)
     tiny = locate_base("tiny")
@@ -62,7 +58,7 @@ def test_a_hub_id_that_stands_for_a_built_in_base_leads_back_to_it_without_a_net
         assert load_peft_directory(place).base_here == "tiny"
 
 
-def test_a_place_that_is_taken_or_cannot_be_made_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_place_that_is_taken_or_cannot_be_made_is_refused(by_plait, tmp_path):
     source = open_source(by_plait())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
@@ -78,9 +74,7 @@ def test_a_place_that_is_taken_or_cannot_be_made_is_refused(by_plait: Callable[.
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_goes_where_it_can_and_is_told_where_else_it_goes(
-    method: str, tiny: LocatedBase, tmp_path: Path
-) -> None:
+def test_every_method_goes_where_it_can_and_is_told_where_else_it_goes(method, tiny, tmp_path):
     """What a refusal names as the nearest is not refused in turn."""
     config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     request = AdapterRequest(method=method, rank=2, virtual_tokens=2)

@@ -7,7 +7,6 @@ vllm/lora/utils.py (parse_fine_tuned_lora_name, get_supported_lora_modules) and 
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,14 +90,7 @@ def products_of_peft(base_directory: Path, adapter: Path) -> dict[str, torch.Ten
         ({"target_modules": r".*\.(1|2)\..*(q_proj|up_proj)"}, 8),
     ],
 )
-def test_vllm_loads_the_export_and_adds_what_peft_adds(
-    by_peft: Callable[..., Path],
-    tiny: LocatedBase,
-    base: nn.Module,
-    tmp_path: Path,
-    settings: dict[str, object],
-    rank: int,
-) -> None:
+def test_vllm_loads_the_export_and_adds_what_peft_adds(by_peft, tiny, base, tmp_path, settings, rank):
     adapter = by_peft(**settings)
     exported = export("vllm", ExportRequest(open_source(adapter), tmp_path / "out"))
     assert exported.rank == rank
@@ -121,9 +113,7 @@ def test_vllm_loads_the_export_and_adds_what_peft_adds(
         ({"modules_to_save": ["norm"]}, "holds whole modules.*export --to merged"),
     ],
 )
-def test_what_vllm_refuses_is_refused_here_first(
-    by_peft: Callable[..., Path], base: nn.Module, tmp_path: Path, settings: dict[str, object], message: str
-) -> None:
+def test_what_vllm_refuses_is_refused_here_first(by_peft, base, tmp_path, settings, message):
     adapter = by_peft(**settings)
     with pytest.raises(VllmRefusal):
         vllm_loads(adapter, base, max_lora_rank=8)
@@ -133,14 +123,14 @@ def test_what_vllm_refuses_is_refused_here_first(
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings:UserWarning")
-def test_a_changed_embedding_is_refused(by_peft: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_changed_embedding_is_refused(by_peft, tmp_path):
     source = open_source(by_peft(target_modules=["embed_tokens", "q_proj"]))
     with pytest.raises(ConfigError, match="changes the embedding of base"):
         export("vllm", ExportRequest(source, tmp_path / "out"))
 
 
 @pytest.mark.slow
-def test_a_rank_above_all_is_refused_and_can_be_cut(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_rank_above_all_is_refused_and_can_be_cut(by_plait, tmp_path):
     source = open_source(by_plait(rank=RANKS[-1] + 1))
     with pytest.raises(ConfigError, match="rank of the adapter is 513, expected at most 512 for vLLM: --rank 512"):
         export("vllm", ExportRequest(source, tmp_path / "out"))
@@ -148,7 +138,7 @@ def test_a_rank_above_all_is_refused_and_can_be_cut(by_plait: Callable[..., Path
     assert export("vllm", ExportRequest(source, tmp_path / "out", rank=128)).lost < 1e-6
 
 
-def test_an_adapter_with_a_layer_that_the_base_lacks_is_refused(by_plait: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_adapter_with_a_layer_that_the_base_lacks_is_refused(by_plait, tmp_path):
     from dataclasses import replace
 
     from plait.adapters import AdapterState, Layout

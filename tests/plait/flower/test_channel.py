@@ -190,9 +190,7 @@ class OtherGrid:
     [(InMemoryGrid(), "stdlib", None), (OtherGrid(), "", "stdlib")],
     ids=["simulated", "network"],
 )
-def test_the_data_of_a_run_are_its_own_only_where_flower_simulates_the_clients(
-    grid: object, data: str, named: str | None
-) -> None:
+def test_the_data_of_a_run_are_its_own_only_where_flower_simulates_the_clients(grid, data, named):
     given: list[object] = []
     app = grid_channel.server_app(lambda _, settings, superlink_data: given.extend([settings, superlink_data]))
     settings = {"data": "stdlib", "rounds": 2}

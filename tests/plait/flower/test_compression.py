@@ -121,7 +121,7 @@ def distance(arrays: ArrayRecord) -> float:
     return sum(float(np.square(arrays[name].numpy() - WANTED[name]).sum()) for name in WANTED) / SIZE
 
 
-def test_a_run_of_bits_ends_where_the_run_of_floats_does_with_a_twentieth_of_the_bytes() -> None:
+def test_a_run_of_bits_ends_where_the_run_of_floats_does_with_a_twentieth_of_the_bytes():
     plain, packed = Nodes(lambda node: client(node, mods=())), Nodes(client)
     options = {"initial_arrays": initial(), "num_rounds": 10, "train_config": ConfigRecord({"own": "kept"})}
     expected = FedAvg(fraction_evaluate=0.5).start(plain, **options)
@@ -145,7 +145,7 @@ def test_a_run_of_bits_ends_where_the_run_of_floats_does_with_a_twentieth_of_the
     ],
     ids=["FedAdam", "Krum", "FedMedian", "clipping at the server"],
 )
-def test_any_strategy_works_compressed(strategy) -> None:
+def test_any_strategy_works_compressed(strategy):
     plain, packed = Nodes(lambda node: client(node, mods=())), Nodes(client)
     options = {"initial_arrays": initial(), "num_rounds": 10}
     expected = strategy().start(plain, **options)
@@ -154,7 +154,7 @@ def test_any_strategy_works_compressed(strategy) -> None:
     assert (start - distance(found.arrays)) / (start - distance(expected.arrays)) > 0.95
 
 
-def test_everything_else_travels_untouched_and_keeps_its_place() -> None:
+def test_everything_else_travels_untouched_and_keeps_its_place():
     other = {
         "steps": Array(np.array([3, 4])),
         "0": Array(np.ones((2, 3), "float64")),
@@ -179,7 +179,7 @@ def test_everything_else_travels_untouched_and_keeps_its_place() -> None:
         "steps": "float64", "0": "float64", "h": "float16"}  # fmt: skip  # Flower averages whole numbers so
 
 
-def test_a_fourth_of_the_nodes_a_round_still_saves_and_all_hold_one_adapter() -> None:
+def test_a_fourth_of_the_nodes_a_round_still_saves_and_all_hold_one_adapter():
     seen: list = []
     nodes = Nodes(lambda node: client(node, seen=seen), count=16)
     found = Compressed(FedAvg(fraction_train=0.25, fraction_evaluate=0.0)).start(nodes, initial(), num_rounds=20)
@@ -191,7 +191,7 @@ def test_a_fourth_of_the_nodes_a_round_still_saves_and_all_hold_one_adapter() ->
 
 
 @pytest.mark.parametrize("same_node", [True, False])
-def test_a_node_that_lost_everything_gets_to_the_same_adapter_as_the_others(same_node) -> None:
+def test_a_node_that_lost_everything_gets_to_the_same_adapter_as_the_others(same_node):
     seen: list = []
     nodes, rounds = Nodes(lambda node: client(node, seen=seen)), [0]
 
@@ -240,7 +240,7 @@ def other_names(content: RecordDict) -> None:
      lambda content: content.__setitem__(KEY, ConfigRecord({"packed": ["nothing"]}))],
     ids=["another adapter", "no bytes", "no message", "other names", "no mod", "no such record"],
 )  # fmt: skip
-def test_a_hostile_answer_fails_its_node_and_no_other(change) -> None:
+def test_a_hostile_answer_fails_its_node_and_no_other(change):
     nodes = Nodes(client)
     nodes.tamper = lambda reply: forge(reply, change)
     honest = Nodes(client)
@@ -251,7 +251,7 @@ def test_a_hostile_answer_fails_its_node_and_no_other(change) -> None:
         np.testing.assert_allclose(found.arrays[name].numpy(), expected.arrays[name].numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_client_that_answers_with_its_change_instead_of_its_arrays_is_understood() -> None:
+def test_a_client_that_answers_with_its_change_instead_of_its_arrays_is_understood():
     app, start = ClientApp(mods=[compression_mod]), {"w": np.full((64, 64), 100.0, np.float32)}
     change = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
 
@@ -265,7 +265,7 @@ def test_a_client_that_answers_with_its_change_instead_of_its_arrays_is_understo
     assert float(np.square(found.arrays["w"].numpy() - change).mean()) < 0.02
 
 
-def test_a_client_without_the_mod_fails_and_one_with_it_serves_a_plain_server() -> None:
+def test_a_client_without_the_mod_fails_and_one_with_it_serves_a_plain_server():
     replies: list[Message] = []
 
     class Watched(FedAvg):
@@ -288,20 +288,20 @@ def test_a_client_without_the_mod_fails_and_one_with_it_serves_a_plain_server() 
         (lambda: Compressed(FedAvg()), "none of flwr.serverapp.strategy"),
     ],
 )
-def test_what_cannot_work_compressed_is_refused_with_the_reason(strategy, says) -> None:
+def test_what_cannot_work_compressed_is_refused_with_the_reason(strategy, says):
     with pytest.raises(ConfigError, match=says):
         Compressed(strategy())
     with pytest.raises(ConfigError, match="expected 1 to 8"):
         Compressed(FedAvg(), bits=0.5)
 
 
-def test_a_message_of_secagg_is_refused_by_the_client() -> None:
+def test_a_message_of_secagg_is_refused_by_the_client():
     message = Message(RecordDict({"secaggplus_configs": ConfigRecord()}), 1, "train")
     with pytest.raises(ConfigError, match="masks"):
         compression_mod(message, Nodes(client).fresh(), lambda *_: message)
 
 
-def test_the_mod_brings_neither_torch_nor_the_strategies() -> None:
+def test_the_mod_brings_neither_torch_nor_the_strategies():
     code = "; print([name for name in ('torch', 'flwr.serverapp.strategy') if name in sys.modules])"
     found, flowers = (
         subprocess.run([sys.executable, "-c", each + code], capture_output=True, text=True, check=True).stdout

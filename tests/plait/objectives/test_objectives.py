@@ -1,7 +1,5 @@
 """DPO against its paper's equation, written out in float64, value and gradient."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -44,9 +42,7 @@ def sides(w: torch.Tensor, r: torch.Tensor) -> Sides:
         ("dpo:label_smoothing=0.2", cdpo),
     ],
 )
-def test_value_and_gradient_are_those_of_the_equation(
-    text: str, equation: Callable[[np.ndarray, np.ndarray], np.ndarray]
-) -> None:
+def test_value_and_gradient_are_those_of_the_equation(text, equation):
     objective = formula_named(text)
     w, r = torch.tensor(W, requires_grad=True), torch.tensor(L, requires_grad=True)
     losses = objective.losses(sides(w, r))
@@ -58,7 +54,7 @@ def test_value_and_gradient_are_those_of_the_equation(
         np.testing.assert_allclose(tensor.grad.numpy(), slope, rtol=1e-6, atol=1e-10, err_msg=f"side {at}")
 
 
-def test_the_gradient_exists_where_model_and_reference_agree() -> None:
+def test_the_gradient_exists_where_model_and_reference_agree():
     w = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     none = torch.zeros(1, dtype=torch.float64)
     two = torch.full((1,), 2)
@@ -77,7 +73,7 @@ def test_the_gradient_exists_where_model_and_reference_agree() -> None:
         ("my_module:mine", "which this machine's operator did not name"),
     ],
 )
-def test_a_wrong_name_or_option_is_refused_in_one_line(text: str, said: str) -> None:
+def test_a_wrong_name_or_option_is_refused_in_one_line(text, said):
     with pytest.raises(ConfigError, match=said) as raised:
         training_objective(text)
     assert "\n" not in str(raised.value)

@@ -55,9 +55,7 @@ def written(run: Path, events: Sequence[dict[str, object]]) -> Ledger:
     return ledger
 
 
-def test_a_look_gives_the_run_as_of_now_and_what_has_not_changed_is_not_sent_again(
-    watch: Start, tmp_path: Path, small_run: list[dict[str, object]]
-) -> None:
+def test_a_look_gives_the_run_as_of_now_and_what_has_not_changed_is_not_sent_again(watch, tmp_path, small_run):
     ledger = written(tmp_path / "first", small_run[:3])
     _, address = watch(tmp_path / "first")
     place, tag = f"{address}/api/runs/first", ""
@@ -70,7 +68,7 @@ def test_a_look_gives_the_run_as_of_now_and_what_has_not_changed_is_not_sent_aga
     ledger.close()
 
 
-def test_a_changed_ledger_is_shown_as_broken_and_so_is_an_unreadable_one(write_ledger, small_run) -> None:
+def test_a_changed_ledger_is_shown_as_broken_and_so_is_an_unreadable_one(write_ledger, small_run):
     run = write_ledger(small_run)
     ledger = run / "ledger.jsonl"
     lines = ledger.read_bytes().splitlines(keepends=True)
@@ -85,7 +83,7 @@ def test_a_changed_ledger_is_shown_as_broken_and_so_is_an_unreadable_one(write_l
         assert feed.document() == feed.document()
 
 
-def test_what_the_server_sees_now_is_told_and_a_late_answer_is_no_end_of_it() -> None:
+def test_what_the_server_sees_now_is_told_and_a_late_answer_is_no_end_of_it():
     here, there = Pipe()
     answer(here, lambda: json.dumps({"run": "first", "nodes_away": [{"name": "bob"}]}))
     live = Live(there)
@@ -96,7 +94,7 @@ def test_what_the_server_sees_now_is_told_and_a_late_answer_is_no_end_of_it() ->
     assert live.of("first") == {}
 
 
-def test_every_answer_has_the_security_policy(watch: Start, write_ledger, small_run) -> None:
+def test_every_answer_has_the_security_policy(watch, write_ledger, small_run):
     _, address = watch(write_ledger(small_run))
     for path in ("/", "/assets/page.js", "/api/runs", "/none"):
         headers = get(address + path).headers
@@ -108,7 +106,7 @@ def test_every_answer_has_the_security_policy(watch: Start, write_ledger, small_
         assert "access-control-allow-origin" not in headers
 
 
-def test_the_page_names_no_other_place() -> None:
+def test_the_page_names_no_other_place():
     for file in (files("plait.page") / "assets").iterdir():
         if file.name.endswith(".LICENSE"):
             continue
@@ -118,9 +116,7 @@ def test_the_page_names_no_other_place() -> None:
         assert not named, file.name
 
 
-def test_only_with_the_token_is_anything_shown_and_the_address_turns_it_into_a_cookie(
-    watch: Start, write_ledger, small_run
-) -> None:
+def test_only_with_the_token_is_anything_shown_and_the_address_turns_it_into_a_cookie(watch, write_ledger, small_run):
     run = write_ledger(small_run)
     _, address = watch(run)
     port = address.rpartition(":")[2]
@@ -139,7 +135,7 @@ def test_only_with_the_token_is_anything_shown_and_the_address_turns_it_into_a_c
         assert "set-cookie" not in browser.get("/api/runs", params={"token": TOKEN}).headers
 
 
-def test_tokens_are_random_and_a_weak_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_random_and_a_weak_one_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     made = {page_token() for _ in range(100)}
     assert len(made) == 100
@@ -150,9 +146,7 @@ def test_tokens_are_random_and_a_weak_one_is_refused(tmp_path: Path, monkeypatch
             page_token()
 
 
-def test_its_own_page_and_a_link_from_anywhere_are_answered_and_no_path_leads_out(
-    watch: Start, write_ledger, small_run
-) -> None:
+def test_its_own_page_and_a_link_from_anywhere_are_answered_and_no_path_leads_out(watch, write_ledger, small_run):
     _, address = watch(write_ledger(small_run))
 
     def status(path: str = "", **headers: str) -> int:
@@ -167,8 +161,8 @@ def test_its_own_page_and_a_link_from_anywhere_are_answered_and_no_path_leads_ou
 
 
 def test_what_another_name_site_or_origin_asks_for_is_refused_and_nothing_can_be_changed(
-    watch: Start, write_ledger, small_run
-) -> None:
+    watch, write_ledger, small_run
+):
     _, address = watch(write_ledger(small_run))
     port = address.rpartition(":")[2]
     led = [
@@ -199,9 +193,7 @@ FILLS = "({ plot, place }) => plot.height + place.querySelector('.u-legend').off
 """Whether a chart and its legend take all of their place."""
 
 
-def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(
-    browser: Browser, watch: Start, tmp_path: Path, small_run: list[dict[str, object]]
-) -> None:
+def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(browser, watch, tmp_path, small_run):
     ledger = written(tmp_path / "first", small_run[:9])
     written(tmp_path / "second", small_run[:12]).close()
     process, address = watch(tmp_path / "first", tmp_path / "second")
@@ -248,7 +240,7 @@ def test_in_a_browser_each_panel_shows_the_ledger_and_goes_on_after_a_restart(
     }
 
 
-def test_in_a_browser_hostile_names_stay_text(browser: Browser, watch: Start, tmp_path: Path, hostile_run) -> None:
+def test_in_a_browser_hostile_names_stay_text(browser, watch, tmp_path, hostile_run):
     written(tmp_path / "hostile", hostile_run).close()
     _, address = watch(tmp_path / "hostile")
     browser.open(f"{address}/?token={TOKEN}")

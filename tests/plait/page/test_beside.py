@@ -5,7 +5,6 @@ import socket
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import pytest
@@ -31,7 +30,7 @@ def gone(address: str) -> bool:
 
 
 @pytest.mark.slow
-def test_a_simulation_is_shown_from_before_its_first_event_until_it_is_killed(tmp_path: Path) -> None:
+def test_a_simulation_is_shown_from_before_its_first_event_until_it_is_killed(tmp_path):
     command = ("simulate", *SMALL, "--rounds", "1000", "--page", "127.0.0.1:0", "--out", "run")
     process = Command(*command, cwd=tmp_path, stderr=subprocess.PIPE)
     try:
@@ -55,7 +54,7 @@ def test_a_simulation_is_shown_from_before_its_first_event_until_it_is_killed(tm
 
 
 @pytest.mark.slow
-def test_the_page_waits_until_that_of_a_killed_server_has_ended(tmp_path: Path) -> None:
+def test_the_page_waits_until_that_of_a_killed_server_has_ended(tmp_path):
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
     threading.Timer(0.3, taken.close).start()
@@ -63,9 +62,7 @@ def test_the_page_waits_until_that_of_a_killed_server_has_ended(tmp_path: Path) 
         assert httpx.get(shown, timeout=180).status_code == 200
 
 
-def test_an_address_that_others_could_reach_or_that_is_taken_is_refused_before_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_address_that_others_could_reach_or_that_is_taken_is_refused_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(beside, "_PREDECESSOR_S", 0.0)
     for listen in ("0.0.0.0:9443", "[::]:9443", "fed.example.org:9443", "10.0.0.5:9443"):
         other = pytest.raises(ConfigError, match=r"the page serves only this machine: use --page 127\.0\.0\.1:9443")

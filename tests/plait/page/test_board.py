@@ -33,7 +33,7 @@ def events(request: pytest.FixtureRequest, small_run: list[dict[str, object]]) -
     return numbered([*small_run[:-5], refused, away, replaced, missed, *again, {"event": "interrupted", "round": 1}])
 
 
-def test_its_figures_are_those_of_a_report(events) -> None:
+def test_its_figures_are_those_of_a_report(events):
     document: Any = board_of(events).document
     view = view_of(events)
     assert document["uplink_bytes"] == view.sent.uplink_bytes
@@ -52,7 +52,7 @@ def test_its_figures_are_those_of_a_report(events) -> None:
         assert document["rounds"][str(number)]["downlink_bytes"] == traffic.downlink_bytes
 
 
-def test_only_the_newest_refusals_are_kept_and_all_are_counted() -> None:
+def test_only_the_newest_refusals_are_kept_and_all_are_counted():
     refused = {"event": "update_refused", "round": 1, "client": "ann", "reason": "norm", "detail": "x"}
     board = board_of(numbered([run_started(), *[refused] * (MOST_REFUSALS + 5)]))
     assert board.document["refused"] == MOST_REFUSALS + 5

@@ -38,9 +38,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_run_trains_with_noise_and_pays_for_what_it_took(
-    tmp_path: Path, alone: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_trains_with_noise_and_pays_for_what_it_took(tmp_path, alone, monkeypatch):
     paid: list[tuple[int, bytes]] = []
 
     def watched(*args: object, **kwargs: object) -> object:
@@ -73,7 +71,7 @@ def test_a_run_trains_with_noise_and_pays_for_what_it_took(
     ],
     ids=lambda how: "-".join(map(str, how.values())),
 )
-def test_other_rules_and_methods_train_privately_too(tmp_path: Path, how: dict[str, object], alone: list[int]) -> None:
+def test_other_rules_and_methods_train_privately_too(tmp_path, how, alone):
     run = simulated(tmp_path / "run", **how)
     assert bool(alone) or how.get("method") != "dora"
     spent = check_privacy(read_events(run / "ledger.jsonl"))

@@ -31,7 +31,7 @@ def worse(change: float, margin: float | None) -> list[dict[str, object]]:
     return events
 
 
-def test_an_adapter_that_is_worse_than_its_base_is_called_so() -> None:
+def test_an_adapter_that_is_worse_than_its_base_is_called_so():
     view = view_of(worse(0.5, 0.1))
     first = answers(view)[0]
     assert (first.short, first.is_bad) == ("No", True)
@@ -39,19 +39,19 @@ def test_an_adapter_that_is_worse_than_its_base_is_called_so() -> None:
     assert view.is_better is False
 
 
-def test_a_change_within_its_margin_is_no_success() -> None:
+def test_a_change_within_its_margin_is_no_success():
     view = view_of(worse(-0.05, 0.1))
     assert answers(view)[0].short == "Not measurably"
     assert view.is_better is None
 
 
-def test_a_change_without_an_interval_is_said_to_have_none() -> None:
+def test_a_change_without_an_interval_is_said_to_have_none():
     few = "too few documents for an interval"
     assert few not in answers(view_of(worse(-0.5, 0.1)))[-1].text
     assert few in answers(view_of(worse(-0.5, None)))[-1].text
 
 
-def test_the_facts_are_base_data_clients_and_what_somebody_set() -> None:
+def test_the_facts_are_base_data_clients_and_what_somebody_set():
     events = small_events()
     events[0] |= {
         "config": {**RunConfig().to_table(), "rule": "median", "rank": 4, "out": "there"},
@@ -67,7 +67,7 @@ def test_the_facts_are_base_data_clients_and_what_somebody_set() -> None:
     assert run_facts(view_of(events)) == (shared,)
 
 
-def test_no_advice_is_given_where_clients_found_their_rates() -> None:
+def test_no_advice_is_given_where_clients_found_their_rates():
     events = small_events()
     events[0]["config"] = {**RunConfig().to_table(), "learning-rate": 0.0}
     assert not [*advice(view_of(events))]
@@ -107,7 +107,7 @@ def test_a_run_that_ended_early_and_kept_an_earlier_round_says_both():
     assert summarise(view)["kept_round"] == 1
 
 
-def test_the_command_gives_the_settings_that_differ_back_to_a_shell(hostile_run) -> None:
+def test_the_command_gives_the_settings_that_differ_back_to_a_shell(hostile_run):
     config = view_of(hostile_run).start.config
     words = shlex.split(" ".join(repeat_command(config)))
     assert words[:2] == ["plait", "simulate"]
@@ -119,12 +119,12 @@ def test_the_command_gives_the_settings_that_differ_back_to_a_shell(hostile_run)
 
 
 @pytest.mark.parametrize("value", ["-x", "--rounds"])
-def test_a_value_like_an_option_stays_a_value(value: str) -> None:
+def test_a_value_like_an_option_stays_a_value(value):
     assert repeat_command({"data": value}) == ("plait simulate", f"--data={value}")
 
 
 @pytest.mark.parametrize("data", ["stdlib", "my data/it's.jsonl", 'a "b".jsonl', r"c:\\texts"])
-def test_a_run_on_a_superlink_is_repeated_by_flower_with_the_data_that_it_named(data: str) -> None:
+def test_a_run_on_a_superlink_is_repeated_by_flower_with_the_data_that_it_named(data):
     config = {"data": "", "base": "tiny", "clients": 2, "keep-updates": True, "alpha": 0.5, "partition": "", "out": "x"}
     words = shlex.split(" ".join(repeat_command(config, data)))
     assert words[:3] == ["flwr", "run", "."]
@@ -140,7 +140,7 @@ JUDGED = {
 }  # fmt: skip
 
 
-def test_it_is_said_that_held_out_losses_decide_and_which_figure_does_not_follow_from_that() -> None:
+def test_it_is_said_that_held_out_losses_decide_and_which_figure_does_not_follow_from_that():
     start = run_started(config={**CONFIG, "select": "accepted"})
     losses = [evaluated(number, loss, {"ann": loss, "bob": loss}) for number, loss in enumerate((4.0, 3.5, 3.6))]
     events = [start, described("ann", "bob"), *losses, round_finished(3, 2)]

@@ -41,7 +41,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_hostile_strings_reach_the_page_as_text_alone(hostile_run) -> None:
+def test_hostile_strings_reach_the_page_as_text_alone(hostile_run):
     source = page_of(view_of(hostile_run))
     page = Page(source)
     assert not {"script", "b", "red"} & set(page.tags)
@@ -52,7 +52,7 @@ def test_hostile_strings_reach_the_page_as_text_alone(hostile_run) -> None:
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", source)
 
 
-def test_code_keeps_its_lines_and_no_tag(small_run) -> None:
+def test_code_keeps_its_lines_and_no_tag(small_run):
     table = Table(
         "Code", ("", "text"), (("prompt", "if a < b:\n    <b>c</b>"),), text_columns=(0, 1), code_columns=(1,)
     )
@@ -61,7 +61,7 @@ def test_code_keeps_its_lines_and_no_tag(small_run) -> None:
     assert "b" not in Page(source).tags
 
 
-def test_the_page_asks_for_nothing_from_outside(small_run) -> None:
+def test_the_page_asks_for_nothing_from_outside(small_run):
     source = page_of(view_of(small_run))
     page = Page(source)
     assert "http:" not in source
@@ -72,7 +72,7 @@ def test_the_page_asks_for_nothing_from_outside(small_run) -> None:
     assert not [(tag, name) for tag, name, _ in page.attributes if name in ("src", "srcset", "href")]
 
 
-def test_the_page_holds_headline_tables_plots_settings_versions_and_command(small_run) -> None:
+def test_the_page_holds_headline_tables_plots_settings_versions_and_command(small_run):
     view = view_of(small_run)
     page = Page(page_of(view))
     for each in answers(view):

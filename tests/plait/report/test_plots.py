@@ -17,14 +17,14 @@ def is_blank(png: bytes) -> bool:
 
 
 @pytest.mark.slow
-def test_every_plot_is_a_png_with_something_on_it(small_run) -> None:
+def test_every_plot_is_a_png_with_something_on_it(small_run):
     drawn = plots.draw_plots(view_of(small_run))
     assert tuple(drawn) == NAMES
     assert not any(map(is_blank, drawn.values()))
 
 
 @pytest.mark.slow
-def test_hostile_names_are_drawn_as_they_are(hostile_run) -> None:
+def test_hostile_names_are_drawn_as_they_are(hostile_run):
     figure_texts: list[str] = []
 
     def plot():

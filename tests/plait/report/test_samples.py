@@ -23,14 +23,14 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> plait.Result:
 
 
 @pytest.mark.slow
-def test_each_client_s_held_out_beginning_is_continued_twice(asked: plait.Result) -> None:
+def test_each_client_s_held_out_beginning_is_continued_twice(asked):
     found = samples_in(asked.path)
     assert [sample.client for sample in found] == ["ada", "bob", "eve"]
     assert all(all(sample) for sample in found)
 
 
 @pytest.mark.slow
-def test_the_report_shows_them_and_is_the_same_when_it_is_made_again(asked: plait.Result) -> None:
+def test_the_report_shows_them_and_is_the_same_when_it_is_made_again(asked):
     from plait.report.summary import write_report
 
     page = (asked.path / "report.html").read_text()
@@ -40,7 +40,7 @@ def test_the_report_shows_them_and_is_the_same_when_it_is_made_again(asked: plai
 
 
 @pytest.mark.slow
-def test_the_same_run_writes_the_same(asked: plait.Result, tmp_path: Path) -> None:
+def test_the_same_run_writes_the_same(asked, tmp_path):
     assert samples_in(run(tmp_path / "again", samples=3).path) == samples_in(asked.path)
 
 
@@ -56,9 +56,7 @@ def test_the_same_run_writes_the_same(asked: plait.Result, tmp_path: Path) -> No
     ],
     ids=["own data", "bundled data", "bundled data, none asked for", "quiet", "masked"],
 )
-def test_records_are_shown_of_bundled_data_or_where_that_is_asked_for(
-    more: dict[str, object], count: int, tmp_path: Path
-) -> None:
+def test_records_are_shown_of_bundled_data_or_where_that_is_asked_for(more, count, tmp_path):
     given = {"partition": "natural:author", "data": rows(), **SMALL, **more}
     assert len(samples_in(plait.simulate(out=tmp_path / "run", **given).path)) == count  # type: ignore[arg-type]
 
@@ -68,7 +66,7 @@ def written(folder: Path, *samples: object) -> Path:
     return folder
 
 
-def test_a_damaged_file_is_told_and_not_quoted(tmp_path: Path) -> None:
+def test_a_damaged_file_is_told_and_not_quoted(tmp_path):
     with pytest.raises(PeerError, match="is damaged") as told:
         samples_table(written(tmp_path, ["ada", "a secret"]))
     assert "secret" not in repr(told.value)

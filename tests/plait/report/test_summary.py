@@ -17,11 +17,11 @@ FAIRNESS = {
 }  # fmt: skip
 
 
-def test_the_keys_are_the_same_from_the_first_event_on(small_run) -> None:
+def test_the_keys_are_the_same_from_the_first_event_on(small_run):
     assert len({tuple(summarise(view_of(small_run[:length]))) for length in range(1, len(small_run) + 1)}) == 1
 
 
-def test_every_number_follows_by_hand(small_run) -> None:
+def test_every_number_follows_by_hand(small_run):
     summary = summarise(view_of(small_run))
     up = (20 + 20) + (3000 + 4000 + 50) + (3000 + 4000)
     down = (10 + 10) + (1000 + 2000 + 100) + (1000 + 2000)
@@ -79,7 +79,7 @@ def test_every_number_follows_by_hand(small_run) -> None:
     }
 
 
-def test_a_run_that_has_only_begun_has_no_numbers_but_is_json(small_run) -> None:
+def test_a_run_that_has_only_begun_has_no_numbers_but_is_json(small_run):
     summary = summarise(view_of(small_run[:1]))
     assert summary["final_held_out_loss"] is None
     assert summary["savings_vs_full_model"] is None
@@ -91,7 +91,7 @@ PLOTS = {"loss_by_round.png", "loss_by_bytes.png", "clients.png"}
 
 
 @pytest.mark.slow
-def test_a_run_directory_gets_summary_page_and_plots(small_run, write_ledger) -> None:
+def test_a_run_directory_gets_summary_page_and_plots(small_run, write_ledger):
     directory = write_ledger(small_run)
     view = write_report(directory)
     assert {path.name for path in directory.iterdir()} == {"ledger.jsonl", "summary.json", "report.html", *PLOTS}
@@ -101,7 +101,7 @@ def test_a_run_directory_gets_summary_page_and_plots(small_run, write_ledger) ->
     assert page.count("<svg ") == 2 * len(PLOTS)
 
 
-def test_a_ledger_that_was_changed_writes_nothing(small_run, write_ledger) -> None:
+def test_a_ledger_that_was_changed_writes_nothing(small_run, write_ledger):
     directory = write_ledger(small_run)
     ledger = directory / "ledger.jsonl"
     ledger.write_bytes(ledger.read_bytes().replace(b'"loss":3.5', b'"loss":2.5'))
@@ -111,7 +111,7 @@ def test_a_ledger_that_was_changed_writes_nothing(small_run, write_ledger) -> No
 
 
 @pytest.mark.slow
-def test_every_table_and_plot_is_exported(small_run, write_ledger, tmp_path) -> None:
+def test_every_table_and_plot_is_exported(small_run, write_ledger, tmp_path):
     directory = write_ledger(small_run)
     export_figures(write_report(directory), directory, tmp_path / "figures")
     assert {path.name for path in (tmp_path / "figures").glob("*.png")} == PLOTS

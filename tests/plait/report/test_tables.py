@@ -15,7 +15,7 @@ from tests.plait.conftest import view_of
 MINUS = "\N{MINUS SIGN}"
 
 
-def test_losses_by_round_stand_beside_base_and_references(small_run) -> None:
+def test_losses_by_round_stand_beside_base_and_references(small_run):
     table = loss_by_round_table(view_of(small_run))
     assert table.headings == ("round", "loss", "change", "perplexity", "training loss", "central")
     assert table.rows == (
@@ -25,7 +25,7 @@ def test_losses_by_round_stand_beside_base_and_references(small_run) -> None:
     )
 
 
-def test_losses_and_changes_say_how_sure_they_are(run_with_margins) -> None:
+def test_losses_and_changes_say_how_sure_they_are(run_with_margins):
     view = view_of(run_with_margins)
     table = loss_by_round_table(view)
     assert [row[1:3] for row in table.rows] == [
@@ -37,7 +37,7 @@ def test_losses_and_changes_say_how_sure_they_are(run_with_margins) -> None:
     assert loss_by_client_table(view).rows[0][1:4] == ("3.000", "2.500", f"{MINUS}1.000 ± 0.125")
 
 
-def test_the_worst_the_spread_and_who_is_worse_off_follow_by_hand() -> None:
+def test_the_worst_the_spread_and_who_is_worse_off_follow_by_hand():
     found = fairness({"ann": 1.0, "bob": 4.0, "eve": 1.0}, {"ann": 2.0, "bob": 3.5, "eve": 1.25})
     assert found.mean == 2.0
     # Deviations -1, 2, -1: the root of their mean square.

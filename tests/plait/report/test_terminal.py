@@ -17,19 +17,19 @@ def render(table: Table, *, width: int = 120) -> str:
     return buffer.getvalue()
 
 
-def test_no_cell_is_read_as_markup() -> None:
+def test_no_cell_is_read_as_markup():
     shown = render(Table("[bold]t", ("[red]h", "n"), (("[red]x[/red]", "1"),), note="[link=x]"))
     for text in ("[bold]t", "[red]h", "[red]x[/red]", "[link=x]"):
         assert text in shown
 
 
-def test_no_control_character_of_a_cell_reaches_the_terminal() -> None:
+def test_no_control_character_of_a_cell_reaches_the_terminal():
     clean = render(Table("t", ("h", "n"), (("na me[2J", "1"),)))
     assert render(Table("t", ("h", "n"), (("na\x1bme[2J\x07\u202e", "1"),))) == clean
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
-def test_a_narrow_terminal_loses_no_column_and_no_word_of_the_note(width: int) -> None:
+def test_a_narrow_terminal_loses_no_column_and_no_word_of_the_note(width):
     headings = ("client", *(f"figure number {number}" for number in range(12)))
     rows = tuple(
         (name, *(f"{row}.{number:03d}" for number in range(12))) for row, name in enumerate(("Zoë", "李雷" * 10))

@@ -15,11 +15,11 @@ def drawn(text: str = "3.1415 of 8") -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_title_is_text_alone() -> None:
+def test_a_title_is_text_alone():
     assert "<script>" not in drawn("<script>alert(1)</script>")["wide"]
 
 
-def test_a_matplotlibrc_of_the_current_directory_has_no_say() -> None:
+def test_a_matplotlibrc_of_the_current_directory_has_no_say():
     seen: list[bool] = []
 
     def plot() -> Figure:

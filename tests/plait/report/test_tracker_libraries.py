@@ -38,7 +38,7 @@ def tracked(run: Path, write, small_run, monkeypatch: pytest.MonkeyPatch, capsys
     return track
 
 
-def test_tensorboard_s_event_files_hold_the_series(tracked) -> None:
+def test_tensorboard_s_event_files_hold_the_series(tracked):
     run = tracked("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -49,7 +49,7 @@ def test_tensorboard_s_event_files_hold_the_series(tracked) -> None:
     assert of_bob == [(0, 5.0), (1, 4.25), (2, 3.5)]
 
 
-def test_mlflow_s_store_holds_the_series_and_the_report(tracked) -> None:
+def test_mlflow_s_store_holds_the_series_and_the_report(tracked):
     tracked("mlflow")
     import mlflow
 
@@ -62,7 +62,7 @@ def test_mlflow_s_store_holds_the_series_and_the_report(tracked) -> None:
     assert "report.html" in {file.path for file in client.list_artifacts(run.info.run_id)}
 
 
-def test_wandb_s_offline_run_holds_the_series_and_the_report(tracked) -> None:
+def test_wandb_s_offline_run_holds_the_series_and_the_report(tracked):
     run = tracked("wandb")
     import wandb
     from wandb.proto import wandb_internal_pb2
@@ -97,7 +97,7 @@ def records_of(data: bytes) -> Iterator[bytes]:
             yield whole
 
 
-def test_trackio_s_database_holds_the_series(tracked) -> None:
+def test_trackio_s_database_holds_the_series(tracked):
     tracked("trackio")
     (database,) = (Path.cwd() / "trackio").rglob("plait*.db")
     with sqlite3.connect(database) as connection:

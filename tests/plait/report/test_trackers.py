@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -29,7 +28,7 @@ def values_of(logs: list[tuple[object, ...]], name: str) -> list[tuple[object, f
     return [(each[1], each[2][name]) for each in logs if each[0] == "log" and name in each[2]]
 
 
-def test_a_tracker_gets_every_round_once_and_the_files_at_the_end(run, write, got, small_run, capsys) -> None:
+def test_a_tracker_gets_every_round_once_and_the_files_at_the_end(run, write, got, small_run, capsys):
     with following(("wandb",), run, quiet=False):
         write(small_run[:9])
         write(small_run[9:])
@@ -45,7 +44,7 @@ def test_a_tracker_gets_every_round_once_and_the_files_at_the_end(run, write, go
     assert values_of(logs, "bytes/uplink") == [(0, 40), (1, 40 + 7000 + 50), (2, 40 + 7000 + 50 + 7000)]
 
 
-def test_a_resumed_run_goes_on_where_the_tracker_was(run, write, got, small_run) -> None:
+def test_a_resumed_run_goes_on_where_the_tracker_was(run, write, got, small_run):
     for events in (small_run[:16], small_run[16:]):
         with following(("wandb",), run, quiet=False):
             write(events)
@@ -74,8 +73,8 @@ def failing(error: BaseException) -> Callable[..., None]:
     ids=["at its start", "later", "hangs"],
 )
 def test_a_tracker_that_fails_or_hangs_is_named_and_leaves_the_others_alone(
-    bad, said: str, run: Path, write, got, small_run, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
+    bad, said, run, write, got, small_run, monkeypatch, capsys
+):
     monkeypatch.setattr("plait.report.trackers.GRACE_S", 2.0)
     monkeypatch.setitem(LIBRARIES, "mlflow", bad)
     with following(("mlflow", "wandb"), run, quiet=False):
@@ -84,7 +83,7 @@ def test_a_tracker_that_fails_or_hangs_is_named_and_leaves_the_others_alone(
     assert f"tracker mlflow {said}" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_run_that_stops_with_an_error_stops_with_it(run, write, got, small_run) -> None:
+def test_a_run_that_stops_with_an_error_stops_with_it(run, write, got, small_run):
     write(small_run[:16])
     with pytest.raises(KeyboardInterrupt), following(("wandb",), run, quiet=False):
         raise KeyboardInterrupt

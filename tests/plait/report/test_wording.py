@@ -3,7 +3,7 @@ from plait.report import wording
 from plait.report.wording import given_rate, rates_sentence
 
 
-def test_control_and_direction_characters_are_taken_out() -> None:
+def test_control_and_direction_characters_are_taken_out():
     assert wording.clean("a\x1b[31mb\u202ec\u200bd\x00\n e") == "a [31mb c d e"
     assert wording.clean("x" * 300, limit=10) == "x" * 9 + "…"
 

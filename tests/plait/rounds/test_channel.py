@@ -30,7 +30,7 @@ def asked(channel: LocalChannel, tasks: dict[int, bytes]) -> list[object]:
         return list(iter(lambda: exchange.receive(None), None))
 
 
-def test_a_client_works_only_when_its_answer_is_asked_for_and_only_once() -> None:
+def test_a_client_works_only_when_its_answer_is_asked_for_and_only_once():
     seen: list[str] = []
     with channel_of(seen).exchange(Purpose.TRAIN, "1") as exchange:
         for node in (0, 1):
@@ -42,12 +42,12 @@ def test_a_client_works_only_when_its_answer_is_asked_for_and_only_once() -> Non
     assert seen == ["work 0"]
 
 
-def test_a_client_that_fails_is_no_answer_and_not_the_end_of_the_run() -> None:
+def test_a_client_that_fails_is_no_answer_and_not_the_end_of_the_run():
     answers = asked(channel_of([]), {2: b"broken", 3: b"hello"})
     assert answers == [(2, NoAnswer("node 2 failed: client 'two' has too little data")), (3, b"hello/3")]
 
 
-def test_a_stop_request_ends_the_run_before_the_next_client() -> None:
+def test_a_stop_request_ends_the_run_before_the_next_client():
     seen: list[str] = []
     stop = StopRequest()
     with channel_of(seen, stop=stop).exchange(Purpose.EVALUATE, "1") as exchange:
@@ -60,6 +60,6 @@ def test_a_stop_request_ends_the_run_before_the_next_client() -> None:
     assert seen == ["work 0"]
 
 
-def test_a_full_disk_is_the_machines_fault_and_ends_the_run() -> None:
+def test_a_full_disk_is_the_machines_fault_and_ends_the_run():
     with pytest.raises(DiskFullError):
         asked(channel_of([]), {0: b"full"})

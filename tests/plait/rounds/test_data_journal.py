@@ -31,7 +31,7 @@ def client_of(kit: ClientKit, state: Path) -> DataJournal:
     return DataJournal.of(state, authority=kit.tls.authority, data=DATA, kit=kit.directory, home=home)
 
 
-def test_lines_are_there_for_the_next_process_and_for_the_owner_alone(file: DataJournal, kit: ClientKit) -> None:
+def test_lines_are_there_for_the_next_process_and_for_the_owner_alone(file, kit):
     assert list(file.read()) == []
     for line in ("one", "two"):
         file.append(line)
@@ -41,7 +41,7 @@ def test_lines_are_there_for_the_next_process_and_for_the_owner_alone(file: Data
     ClientKit.load(kit.directory)
 
 
-def test_what_was_killed_in_the_middle_of_a_line_does_not_count(file: DataJournal) -> None:
+def test_what_was_killed_in_the_middle_of_a_line_does_not_count(file):
     file.append("one")
     with file.path.open("ab") as torn:
         torn.write(b'{"half')
@@ -50,7 +50,7 @@ def test_what_was_killed_in_the_middle_of_a_line_does_not_count(file: DataJourna
     assert list(file.read()) == ["one", "two"]
 
 
-def test_federations_and_data_have_journals_of_their_own(file: DataJournal, tmp_path: Path, kit: ClientKit) -> None:
+def test_federations_and_data_have_journals_of_their_own(file, tmp_path, kit):
     provision(tmp_path / "other", ["ada"], ["localhost"], now=datetime.now(UTC))
     other = ClientKit.load(tmp_path / "other" / "clients" / "ada")
     state = tmp_path / "state"
@@ -63,7 +63,7 @@ def test_federations_and_data_have_journals_of_their_own(file: DataJournal, tmp_
     assert len(names) == 4
 
 
-def test_a_state_directory_that_was_restored_from_an_older_copy_is_noticed(file: DataJournal) -> None:
+def test_a_state_directory_that_was_restored_from_an_older_copy_is_noticed(file):
     file.append("one")
     shutil.copytree(file.path.parent.parent, older := file.path.parent.parent.with_name("older"))
     file.append("two")
@@ -77,9 +77,7 @@ def test_a_state_directory_that_was_restored_from_an_older_copy_is_noticed(file:
         file.append("another")
 
 
-def test_clients_of_one_user_with_the_same_data_share_a_journal_or_are_refused(
-    file: DataJournal, kit: ClientKit, tmp_path: Path
-) -> None:
+def test_clients_of_one_user_with_the_same_data_share_a_journal_or_are_refused(file, kit, tmp_path):
     provision(tmp_path / "fed", ["bob"], [], now=datetime.now(UTC))
     bobs = ClientKit.load(tmp_path / "fed" / "clients" / "bob")
     file.append("one")
@@ -90,7 +88,7 @@ def test_clients_of_one_user_with_the_same_data_share_a_journal_or_are_refused(
 
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"lines": "x", "digest": ""}', b"\xff", b"[" * 100_000])
-def test_a_damaged_note_lets_nothing_through(file: DataJournal, place: int, damage: bytes) -> None:
+def test_a_damaged_note_lets_nothing_through(file, place, damage):
     file.append("one")
     file.notes[place].write_bytes(damage)
     for use in (file.read, lambda: file.append("two")):
@@ -98,14 +96,14 @@ def test_a_damaged_note_lets_nothing_through(file: DataJournal, place: int, dama
             use()
 
 
-def test_other_lines_of_the_same_number_are_noticed(file: DataJournal) -> None:
+def test_other_lines_of_the_same_number_are_noticed(file):
     file.append("one")
     file.path.write_text("two\n")
     with pytest.raises(PolicyError, match="restored from an older copy"):
         file.read()
 
 
-def test_a_newer_journal_than_the_kit_knows_of_is_taken(file: DataJournal) -> None:
+def test_a_newer_journal_than_the_kit_knows_of_is_taken(file):
     """As after a kill between the two."""
     file.append("one")
     with file.path.open("ab") as newer:
@@ -113,7 +111,7 @@ def test_a_newer_journal_than_the_kit_knows_of_is_taken(file: DataJournal) -> No
     assert list(file.read()) == ["one", "two"]
 
 
-def test_a_journal_that_cannot_be_written_says_so(file: DataJournal) -> None:
+def test_a_journal_that_cannot_be_written_says_so(file):
     file.path.parent.parent.mkdir()
     file.path.parent.write_text("a file")
     with pytest.raises(MachineError, match="cannot write"):

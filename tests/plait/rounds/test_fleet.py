@@ -24,7 +24,7 @@ def fleet(tmp_path: Path, text: str):
     return load_fleet(str(path), base_parameters=1_000_000)
 
 
-def test_figures_that_are_not_given_come_from_the_profile(tmp_path: Path) -> None:
+def test_figures_that_are_not_given_come_from_the_profile(tmp_path):
     found = fleet(tmp_path, '[[device]]\nprofile = "phone"\ncount = 2\nup_mbps = 5\n[[device]]\nprofile = "H100"\n')
     phone, h100 = found.devices
     assert (phone.name, phone.up_mbps, phone.down_mbps) == ("phone", 5.0, PROFILES["phone"].down_mbps)
@@ -49,7 +49,7 @@ def test_figures_that_are_not_given_come_from_the_profile(tmp_path: Path) -> Non
         ("[device\n", "is not TOML"),
     ],
 )
-def test_a_file_that_cannot_be_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_cannot_be_is_refused_in_one_line(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as refused:
         fleet(tmp_path, text)
     assert "\n" not in str(refused.value)

@@ -2,7 +2,6 @@
 
 import stat
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,7 +64,7 @@ def test_what_is_damaged_or_of_another_run_counts_as_lost(cut):
     assert recall_state(DictMemory(some=data), "some", b"s" * 16).after.round == 0
 
 
-def test_what_was_kept_is_there_for_another_process(tmp_path: Path) -> None:
+def test_what_was_kept_is_there_for_another_process(tmp_path):
     folder = tmp_path / "run" / "ada"
     for data in (b"one", b"", bytes(range(256)) * 100):
         DiskMemory(folder).save("residual", data)
@@ -75,7 +74,7 @@ def test_what_was_kept_is_there_for_another_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_leaves_whole_bytes(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_leaves_whole_bytes(tmp_path):
     code = (
         "import sys; from pathlib import Path; from plait.rounds.memory import DiskMemory\n"
         "memory, number = DiskMemory(Path(sys.argv[1])), 0\n"

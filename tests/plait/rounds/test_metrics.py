@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,9 +28,7 @@ def predictions(classes: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
 @pytest.mark.extra("metrics")
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize(("masked", "within"), [(False, 1e-4), (True, 1e-3)])
-def test_the_sums_of_clients_give_scikit_learns_figures_of_the_pooled_predictions(
-    classes: int, masked: bool, within: float
-) -> None:
+def test_the_sums_of_clients_give_scikit_learns_figures_of_the_pooled_predictions(classes, masked, within):
     from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, roc_auc_score
 
     metrics, clients = RunMetrics.of(LABELLED, classes, masked=masked), predictions(classes, seed=classes)
@@ -62,7 +59,7 @@ def test_the_sums_of_clients_give_scikit_learns_figures_of_the_pooled_prediction
         ("confusion", 60_000, "at most 128"),
     ],
 )
-def test_metrics_that_do_not_fit_are_refused(names: str, classes: int, match: str) -> None:
+def test_metrics_that_do_not_fit_are_refused(names, classes, match):
     with pytest.raises(ConfigError, match=match):
         RunMetrics.of(names, classes)
 
@@ -82,12 +79,12 @@ def test_metrics_that_do_not_fit_are_refused(names: str, classes: int, match: st
         ("", 0, {0: 1.0}),
     ],
 )
-def test_sums_that_no_four_examples_give_are_refused(names: str, classes: int, sums: dict[int, float]) -> None:
+def test_sums_that_no_four_examples_give_are_refused(names, classes, sums):
     with pytest.raises(PeerError, match="sums of metrics"):
         RunMetrics.of(names, classes).check(sums, least=4, most=4)
 
 
-def test_text_and_answers_give_their_means() -> None:
+def test_text_and_answers_give_their_means():
     metrics = RunMetrics.of("bits_per_byte,perplexity,exact_match,token_f1", 0)
     parts = [
         together((metrics.of_text(8.0, 4, 20), metrics.of_scores({"exact_match": 1, "token_f1": 1.5}, 2, 0.5))),
@@ -108,8 +105,8 @@ def test_text_and_answers_give_their_means() -> None:
 @pytest.mark.extra("metrics")
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_simulation_on_labels_has_scikit_learns_figures_of_all_clients_predictions(
-    masked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    masked, tmp_path, monkeypatch, capsys
+):
     from sklearn.metrics import f1_score, roc_auc_score
 
     met: list[tuple[np.ndarray, np.ndarray]] = []

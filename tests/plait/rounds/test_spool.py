@@ -10,7 +10,7 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return request.param
 
 
-def test_results_come_in_the_order_of_the_work_and_few_are_held(threads: int) -> None:
+def test_results_come_in_the_order_of_the_work_and_few_are_held(threads):
     begun: list[int] = []
     done: list[int] = []
     for number in side_by_side((lambda n=n: begun.append(n) or n for n in range(20)), each_bytes=1):

@@ -29,17 +29,17 @@ class Sample:
         ("my.rules:Mine:a=1,b=2", "my.rules:Mine", {"a": "1", "b": "2"}),
     ],
 )
-def test_a_text_is_a_name_and_its_options(text, name, options) -> None:
+def test_a_text_is_a_name_and_its_options(text, name, options):
     assert parse_choice(text) == (name, options)
 
 
 @pytest.mark.parametrize("text", ["a:b=", "a:=1", "a:b=1,b=2", "a:b:c", "m:a:b=1,b=2"])
-def test_an_option_without_a_value_or_given_twice_is_refused(text) -> None:
+def test_an_option_without_a_value_or_given_twice_is_refused(text):
     with pytest.raises(ConfigError, match="option"):
         parse_choice(text)
 
 
-def test_a_table_with_a_name_is_the_same_text() -> None:
+def test_a_table_with_a_name_is_the_same_text():
     text = choice_text({"name": "sample", "share": 0.25, "count": 4, "loud": True})
     assert text == "sample:share=0.25,count=4,loud=True"
     name, options = parse_choice(text)
@@ -60,12 +60,12 @@ def test_a_table_with_a_name_is_the_same_text() -> None:
         ({"count": "2.5"}, "expected a valid integer"),
     ],
 )
-def test_an_option_that_is_not_there_or_out_of_range_is_refused(given, message) -> None:
+def test_an_option_that_is_not_there_or_out_of_range_is_refused(given, message):
     with pytest.raises(ConfigError, match=message):
         with_options(Sample(), given, what="sample")
 
 
-def test_a_text_may_have_several_choices_each_with_its_options() -> None:
+def test_a_text_may_have_several_choices_each_with_its_options():
     assert split_choices("wandb, my:Log:every=2,last=true,my:Log,,wandb") == (
         "wandb",
         "my:Log:every=2,last=true",

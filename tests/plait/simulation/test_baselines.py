@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,7 @@ from plait.simulation.simulation import Simulation
 
 
 @pytest.mark.slow
-def test_baselines_take_the_run_s_steps_and_are_compared_with_what_it_began_with(tmp_path: Path) -> None:
+def test_baselines_take_the_run_s_steps_and_are_compared_with_what_it_began_with(tmp_path):
     texts = [
         "\n".join(f"{word} {number} of book {book}" for number in range(10))
         for word in ("line", "page")

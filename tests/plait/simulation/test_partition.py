@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from datasets import Dataset as Table
 from flwr_datasets.partitioner import IidPartitioner
-from numpy.typing import NDArray
 
 from plait.data import Dataset, Record, RecordKind
 from plait.errors import ConfigError
@@ -55,7 +54,7 @@ COMPLETE = ["iid", "dirichlet:0.3", "pathological:2", "shard:2", "linear", "squa
 
 
 @pytest.mark.parametrize("text", COMPLETE)
-def test_every_record_goes_to_one_client_in_the_datasets_order(text: str) -> None:
+def test_every_record_goes_to_one_client_in_the_datasets_order(text):
     dataset = labelled()
     place = {record.text: index for index, record in enumerate(dataset.records)}
     parts = split(dataset, text)
@@ -66,7 +65,7 @@ def test_every_record_goes_to_one_client_in_the_datasets_order(text: str) -> Non
     assert parts.notes == ()
 
 
-def test_iid_shares_are_those_of_flwr_datasets() -> None:
+def test_iid_shares_are_those_of_flwr_datasets():
     dataset, clients = labelled(), 7
     order = np.random.default_rng([3, *b"order"]).permutation(len(dataset.records))
     theirs = IidPartitioner(clients)
@@ -77,7 +76,7 @@ def test_iid_shares_are_those_of_flwr_datasets() -> None:
 
 
 @pytest.mark.parametrize("text", COMPLETE)
-def test_the_seed_decides_and_nothing_else_does(text: str) -> None:
+def test_the_seed_decides_and_nothing_else_does(text):
     dataset = labelled()
     first = split(dataset, text, seed=7)
     np.random.seed(0)  # noqa: NPY002 (the global state must not matter)
@@ -86,7 +85,7 @@ def test_the_seed_decides_and_nothing_else_does(text: str) -> None:
 
 
 @pytest.mark.slow
-def test_label_skew_grows_as_alpha_falls() -> None:
+def test_label_skew_grows_as_alpha_falls():
     skews = [
         np.mean([label_skew(split(labelled(), f"dirichlet:{alpha}", seed=seed)) for seed in range(4)])
         for alpha in (100, 1, 0.1)
@@ -94,12 +93,12 @@ def test_label_skew_grows_as_alpha_falls() -> None:
     assert all(more > less + 0.1 for less, more in pairwise(skews))
 
 
-def test_pathological_gives_each_client_so_many_classes() -> None:
+def test_pathological_gives_each_client_so_many_classes():
     for share in split(labelled(), "pathological:2").shares:
         assert len({record.label for record in share.records}) == 2
 
 
-def test_shards_are_of_equal_size_and_the_remainder_is_noted() -> None:
+def test_shards_are_of_equal_size_and_the_remainder_is_noted():
     parts = split(labelled(403), "shard:2")
     assert [len(share.records) for share in parts.shares] == [100] * 4
     assert parts.notes == ("shard:2 leaves 3 of 403 records to no client",)
@@ -111,7 +110,7 @@ def test_shards_are_of_equal_size_and_the_remainder_is_noted() -> None:
     ("text", "weights"),
     [("linear", np.arange(1, 5)), ("square", np.arange(1, 5) ** 2), ("exponential", np.exp(np.arange(1, 5)))],
 )
-def test_quantity_skew_follows_its_law(text: str, weights: NDArray[np.float64]) -> None:
+def test_quantity_skew_follows_its_law(text, weights):
     sizes = np.array([len(share.records) for share in split(labelled(), text).shares])
     expected = 400 * weights / weights.sum()
     # All but the last are rounded down; the last takes what is left.
@@ -119,7 +118,7 @@ def test_quantity_skew_follows_its_law(text: str, weights: NDArray[np.float64]) 
     assert sizes.sum() == 400
 
 
-def test_each_value_of_a_natural_column_is_a_client() -> None:
+def test_each_value_of_a_natural_column_is_a_client():
     parts = split(authored(bob=["a", "b"], ann=["c"]), "natural:author", clients=2)
     assert {share.name: [record.text for record in share.records] for share in parts.shares} == {
         "ann": ["c"],
@@ -128,7 +127,7 @@ def test_each_value_of_a_natural_column_is_a_client() -> None:
     assert parts.notes == ()
 
 
-def test_the_values_with_most_text_take_part() -> None:
+def test_the_values_with_most_text_take_part():
     parts = split(authored(many=["a"] * 9, long=["a" * 50], tiny=["a"]), "natural:author", clients=2)
     assert [share.name for share in parts.shares] == ["long", "many"]
     assert parts.notes == (
@@ -136,13 +135,13 @@ def test_the_values_with_most_text_take_part() -> None:
     )
 
 
-def test_a_column_of_fewer_values_gives_fewer_clients() -> None:
+def test_a_column_of_fewer_values_gives_fewer_clients():
     parts = split(LETTERS, "natural:author", clients=3)
     assert [share.name for share in parts.shares] == ["ann", "bob"]
     assert parts.notes == ("column 'author' has 2 distinct values: 2 clients, not 3",)
 
 
-def test_client_names_are_safe_short_and_unique() -> None:
+def test_client_names_are_safe_short_and_unique():
     values = ["../../etc/x", "Ann", "ann", "日本", "x" * 100, "x" * 101, "a b\nc"]
     records = [Record(text="x", columns={"who": value}) for value in values]
     parts = split(Dataset.of("toy", RecordKind.TEXT, records), "natural:who", clients=len(values))
@@ -176,7 +175,7 @@ LETTERS = authored(ann=["a 1"] * 4, bob=["b 2"] * 4)
         ),
     ],
 )  # fmt: skip
-def test_what_the_data_does_not_allow_is_refused(dataset: Dataset, text: str, clients: int, message: str) -> None:
+def test_what_the_data_does_not_allow_is_refused(dataset, text, clients, message):
     with pytest.raises(ConfigError, match=message):
         split(dataset, text, clients=clients)
 
@@ -191,12 +190,12 @@ def test_what_the_data_does_not_allow_is_refused(dataset: Dataset, text: str, cl
         ("iid:3", "partition is 'iid:3', but iid takes no argument"),
     ],
 )
-def test_an_impossible_scheme_is_refused(text: str, message: str) -> None:
+def test_an_impossible_scheme_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_partition(text)
 
 
-def test_the_default_fits_the_data() -> None:
+def test_the_default_fits_the_data():
     texts = authored(ann=["a"])
     assert str(default_scheme(texts)) == "iid"
     assert str(default_scheme(labelled())) == "dirichlet:0.5"
@@ -208,7 +207,7 @@ def records(owners: str) -> list[Record]:
     return [Record(text=f"{owner} {number}", columns={"who": owner}) for number, owner in enumerate(owners)]
 
 
-def test_a_client_gets_the_records_with_its_own_value() -> None:
+def test_a_client_gets_the_records_with_its_own_value():
     assert by_value(["b", None, "a", "c", "b"], ["a", "b"]) == [[2], [0, 4]]
     dataset = Dataset.of("d", RecordKind.TEXT, records("aabbb"), held_out=records("bab"))
     parts = split(dataset, "natural:who", clients=2)
@@ -216,21 +215,21 @@ def test_a_client_gets_the_records_with_its_own_value() -> None:
     assert parts.notes == ()
 
 
-def test_a_client_without_a_record_there_holds_out_the_end_of_its_own_and_is_named() -> None:
+def test_a_client_without_a_record_there_holds_out_the_end_of_its_own_and_is_named():
     dataset = Dataset.of("d", RecordKind.TEXT, records("aabbb"), held_out=records("bb"))
     parts = split(dataset, "natural:who", clients=2)
     assert [len(share.held_out) for share in parts.shares] == [0, 2]
     assert parts.notes == ("the held-out split has no record of a: plait holds out their last ones",)
 
 
-def test_a_held_out_split_of_others_is_shared_out() -> None:
+def test_a_held_out_split_of_others_is_shared_out():
     dataset = Dataset.of("d", RecordKind.TEXT, records("aabbb"), held_out=records("ccccc"))
     parts = split(dataset, "natural:who", clients=2)
     assert [len(share.held_out) for share in parts.shares] == [2, 3]
     assert parts.notes == ("column 'who' names no client in the held-out split, which is shared out among all",)
 
 
-def test_parts_follow_the_classes_of_each_client() -> None:
+def test_parts_follow_the_classes_of_each_client():
     trained = np.array([[30, 0], [10, 20], [0, 20]])
     groups = np.array([0] * 8 + [1] * 4)
     parts = held_out_by_share(groups, trained)

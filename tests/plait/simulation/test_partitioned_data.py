@@ -33,9 +33,7 @@ def parts(found: Dataset, /, **settings: object) -> PartitionedData:
         (20, {"data": "stdlib"}, "hospital", 8),
     ],
 )
-def test_all_values_of_a_column_take_part_unless_their_number_is_given(
-    values: int, settings: dict[str, object], natural: str, clients: int
-) -> None:
+def test_all_values_of_a_column_take_part_unless_their_number_is_given(values, settings, natural, clients):
     found = parts(dataset(values, natural=natural), **settings).partition
     assert len(found.shares) == clients
     assert found.notes[0].endswith(f" over {clients} client{'s' if clients > 1 else ''}")

@@ -16,7 +16,7 @@ def never() -> SequenceLosses:
     raise AssertionError("measured anew")
 
 
-def test_what_was_measured_is_the_same_to_the_last_bit(tmp_path) -> None:
+def test_what_was_measured_is_the_same_to_the_last_bit(tmp_path):
     for loss in (LOSS, SequenceLosses((1e-300,), (1,), 1)):
         inputs = [b"a", repr(loss).encode()]
         assert RememberedLosses(tmp_path).recall(inputs, lambda loss=loss: loss) == loss
@@ -24,13 +24,13 @@ def test_what_was_measured_is_the_same_to_the_last_bit(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("inputs", [[b"ab"], [b"a", b""], [b"", b"a"], []])
-def test_other_inputs_are_measured(tmp_path, inputs) -> None:
+def test_other_inputs_are_measured(tmp_path, inputs):
     RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
     other = SequenceLosses((2.0,), (1,))
     assert RememberedLosses(tmp_path).recall(inputs, lambda: other) == other
 
 
-def test_other_libraries_measure_anew(tmp_path, monkeypatch) -> None:
+def test_other_libraries_measure_anew(tmp_path, monkeypatch):
     RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
     monkeypatch.setattr(machine, "versions", lambda: {"torch": "another"})
     loaded._surroundings.cache_clear()
@@ -52,7 +52,7 @@ ANOTHERS = SequenceLosses((9.0,), (1,), None).to_bytes().decode()
         (ANOTHERS, 0o666),
     ],
 )
-def test_an_entry_that_makes_no_sense_or_that_others_can_change_is_measured_anew(tmp_path, content, mode) -> None:
+def test_an_entry_that_makes_no_sense_or_that_others_can_change_is_measured_anew(tmp_path, content, mode):
     RememberedLosses(tmp_path).recall([b"a"], lambda: LOSS)
     (entry,) = (tmp_path / "losses").iterdir()
     entry.write_text(content)
@@ -62,7 +62,7 @@ def test_an_entry_that_makes_no_sense_or_that_others_can_change_is_measured_anew
 
 
 @pytest.mark.slow
-def test_a_simulation_that_remembers_comes_to_the_same_bits(tmp_path) -> None:
+def test_a_simulation_that_remembers_comes_to_the_same_bits(tmp_path):
     text = "\n".join(f"line {number} of a small book" for number in range(100))
     (tmp_path / "data.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": text[::-1]}) + "\n")
 

@@ -27,13 +27,13 @@ def prepared(tmp_path) -> tuple[Run, Sequence[ClientShare]]:
     return resolve(settle(config)), load_partitioned(config).partition.shares
 
 
-def test_a_run_whose_clients_bring_their_data_is_not_simulated_with_whatever_is_here() -> None:
+def test_a_run_whose_clients_bring_their_data_is_not_simulated_with_whatever_is_here():
     with pytest.raises(ConfigError, match="data is missing; to continue a run"):
         prepare(RunConfig(data="", base="tiny"), quiet=True)
 
 
 @pytest.mark.slow
-def test_clients_are_the_parts_of_the_data_and_take_turns_with_the_ranks(prepared) -> None:
+def test_clients_are_the_parts_of_the_data_and_take_turns_with_the_ranks(prepared):
     simulation = Simulation(*prepared)
     assert [simulation.name(index) for index in (0, 1)] == ["ann", "bob"]
     assert [simulation.participant(index).max_rank for index in (0, 1)] == [2, 8]
@@ -41,7 +41,7 @@ def test_clients_are_the_parts_of_the_data_and_take_turns_with_the_ranks(prepare
 
 
 @pytest.mark.slow
-def test_a_client_is_kept_from_task_to_task_and_let_go_with_the_simulation(prepared) -> None:
+def test_a_client_is_kept_from_task_to_task_and_let_go_with_the_simulation(prepared):
     simulation = Simulation(*prepared)
     first = weakref.ref(simulation.model(0))
     assert simulation.model(0) is first()
@@ -52,7 +52,7 @@ def test_a_client_is_kept_from_task_to_task_and_let_go_with_the_simulation(prepa
 
 
 @pytest.mark.slow
-def test_the_author_of_a_part_sees_its_exception_once_and_no_answer_has_it(prepared, monkeypatch, capsys) -> None:
+def test_the_author_of_a_part_sees_its_exception_once_and_no_answer_has_it(prepared, monkeypatch, capsys):
     def failing(*_: object) -> None:
         raise PartError("trainer 'mine' failed: KeyError", "trainer 'mine' failed: KeyError: 'a text'")
 
@@ -65,7 +65,7 @@ def test_the_author_of_a_part_sees_its_exception_once_and_no_answer_has_it(prepa
 
 
 @pytest.mark.slow
-def test_two_simulations_of_one_process_share_nothing(prepared) -> None:
+def test_two_simulations_of_one_process_share_nothing(prepared):
     one, other = Simulation(*prepared), Simulation(*prepared)
     one.participant(0).memory.save("adapter", b"one")
     assert other.participant(0).memory.load("adapter") is None

@@ -81,7 +81,7 @@ def heard(channel: VirtualChannel, nodes, *, count: int = 99, timeout_s: float |
         return found
 
 
-def test_a_task_takes_its_download_its_work_and_its_upload() -> None:
+def test_a_task_takes_its_download_its_work_and_its_upload():
     channel, _ = channel_of(device("slow", 10), device("fast", 100))
     assert heard(channel, (0, 1)) == [(1, False, pytest.approx(3.0)), (0, False, pytest.approx(12.0))]
     fast, slow = worked(channel)
@@ -91,7 +91,7 @@ def test_a_task_takes_its_download_its_work_and_its_upload() -> None:
     assert (slow.worked_s, slow.ended_s, slow.outcome) == (pytest.approx(11.0), pytest.approx(12.0), "answered")
 
 
-def test_a_device_that_is_released_has_not_trained() -> None:
+def test_a_device_that_is_released_has_not_trained():
     channel, clients = channel_of(device("slow", 1), device("fast", 100, watts=5.0))
     assert [node for node, *_ in heard(channel, (0, 1), count=1)] == [1]
     assert clients.trained == [1]
@@ -100,7 +100,7 @@ def test_a_device_that_is_released_has_not_trained() -> None:
     assert (by_device["slow"].energy_j, by_device["fast"].energy_j) == (None, pytest.approx(15.0))
 
 
-def test_a_deadline_is_one_of_virtual_time() -> None:
+def test_a_deadline_is_one_of_virtual_time():
     channel, clients = channel_of(device("slow", 1), device("fast", 100))
     assert [node for node, *_ in heard(channel, (0, 1), timeout_s=50.0)] == [1]
     # 50 s after the last answer, of a device that needs 102 s.
@@ -108,7 +108,7 @@ def test_a_deadline_is_one_of_virtual_time() -> None:
     assert clients.trained == [1]
 
 
-def test_the_server_notices_a_failure_after_a_while_and_the_same_ones_fail_again() -> None:
+def test_the_server_notices_a_failure_after_a_while_and_the_same_ones_fail_again():
     found = []
     for _ in range(2):
         channel, clients = channel_of(device("fast", 100, count=40, dropout=0.5), notice_s=1000.0)
@@ -126,7 +126,7 @@ def test_the_server_notices_a_failure_after_a_while_and_the_same_ones_fail_again
     }
 
 
-def test_a_task_that_is_sent_again_takes_the_time_of_the_first() -> None:
+def test_a_task_that_is_sent_again_takes_the_time_of_the_first():
     """A process that was killed has lost what its clients held; on the clock nothing was lost."""
     channel, _ = channel_of(device("slow", 10))
     with channel.exchange(Purpose.TRAIN, "1") as exchange:
@@ -140,7 +140,7 @@ def test_a_task_that_is_sent_again_takes_the_time_of_the_first() -> None:
     assert (span.received_s, span.ended_s) == (pytest.approx(1.0), pytest.approx(12.0))
 
 
-def test_time_passes_until_enough_devices_are_on() -> None:
+def test_time_passes_until_enough_devices_are_on():
     channel, _ = channel_of(device("day", 10, hours="8-20"), device("night", 10, hours="22-6"), now_s=6.5 * 3600)
     clock = channel.clock
     assert list(clock.available((0, 1), 1)) == [0]
@@ -149,7 +149,7 @@ def test_time_passes_until_enough_devices_are_on() -> None:
         clock.available((0, 1), 2)
 
 
-def test_an_empty_battery_is_full_again_at_midnight() -> None:
+def test_an_empty_battery_is_full_again_at_midnight():
     spent = Span(0, "phone", "train", 0.0, 0.0, 0.0, 3600.0, "answered", energy_j=2 * 3600.0)
     fleet = Fleet(devices=(device("phone", 10, watts=2.0, battery_wh=1.5),))
     clock = VirtualClock(fleet, now_s=3600.0, spent=[spent])

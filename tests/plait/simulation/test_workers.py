@@ -116,14 +116,14 @@ def kept(value: object) -> object:
     ],
     ids=["own share", "fleet", "noise"],
 )
-def test_two_processes_have_the_bits_and_the_ledger_of_one(run: Ran, settings: dict[str, object]) -> None:
+def test_two_processes_have_the_bits_and_the_ledger_of_one(run, settings):
     one, two = run("one", "cpu", **settings), run("two", "cpu,cpu", **settings)
     assert files(one) == files(two)
     assert recorded(one) == recorded(two)
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_starts_again_and_the_bits_are_the_same(run: Ran, loaded: Loaded) -> None:
+def test_a_process_that_is_killed_starts_again_and_the_bits_are_the_same(run, loaded):
     told: list[str] = []
     children: list[int] = []
 
@@ -207,7 +207,7 @@ def asked(channel: Workers, tasks: list[tuple[int, bytes]]) -> list[object]:
         return list(iter(lambda: exchange.receive(None), None))
 
 
-def test_every_entry_of_the_list_is_a_process_with_its_share_of_a_device_and_its_own_clients(fake) -> None:
+def test_every_entry_of_the_list_is_a_process_with_its_share_of_a_device_and_its_own_clients(fake):
     workers, _ = fake("cuda:0,cuda:1,cuda:0", threads=3)
     answers = asked(workers, [(node, b"task") for node in (5, 3, 0, 4, 1, 2)])
     workers.close()
@@ -228,7 +228,7 @@ def test_every_entry_of_the_list_is_a_process_with_its_share_of_a_device_and_its
     }
 
 
-def test_a_process_that_always_dies_ends_the_run_in_one_line(fake) -> None:
+def test_a_process_that_always_dies_ends_the_run_in_one_line(fake):
     workers, said = fake("cpu,cpu")
     FakeChild.dies = 2
     assert asked(workers, [(1, b"task")]) == [(1, b"1: task")]
@@ -240,7 +240,7 @@ def test_a_process_that_always_dies_ends_the_run_in_one_line(fake) -> None:
     assert len(FakeChild.made) == 5
 
 
-def test_an_error_in_a_process_is_the_error_of_the_run(fake) -> None:
+def test_an_error_in_a_process_is_the_error_of_the_run(fake):
     workers, _ = fake("cpu,cpu")
     with pytest.raises(DataError, match=r"^client 'two' has too little data$"):
         asked(workers, [(0, b"broken")])
@@ -250,7 +250,7 @@ def test_an_error_in_a_process_is_the_error_of_the_run(fake) -> None:
     assert str(again) == "a worker failed: ZeroDivisionError: division by zero"
 
 
-def test_a_run_that_is_to_stop_waits_for_no_process(fake) -> None:
+def test_a_run_that_is_to_stop_waits_for_no_process(fake):
     workers, _ = fake("cpu,cpu")
     workers.stop.asked = True
     with pytest.raises(RunInterrupted):
@@ -268,12 +268,12 @@ def test_a_run_that_is_to_stop_waits_for_no_process(fake) -> None:
         ({"fleet": "x.toml", "deadline_s": 9.0}, "deadline-s is 9.0 and device is 'cpu,cpu'"),
     ],
 )
-def test_what_several_devices_do_not_go_with_is_refused(settings: dict[str, object], message: str) -> None:
+def test_what_several_devices_do_not_go_with_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         config_from_table({"device": "cpu,cpu", **settings})
 
 
-def test_a_part_that_only_this_process_has_is_refused_by_its_name() -> None:
+def test_a_part_that_only_this_process_has_is_refused_by_its_name():
     def a_loss(logits: object, labels: object, adapter: object) -> object:
         raise NotImplementedError
 

@@ -1,6 +1,4 @@
-import logging
 import stat
-from pathlib import Path
 
 import pytest
 
@@ -8,7 +6,7 @@ from plait.data import cache_directory
 from plait.errors import MachineError
 
 
-def test_a_file_in_the_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_in_the_way_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "file"))
     with pytest.raises(MachineError, match=r"cannot make the cache directory '.*file': .*; set PLAIT_CACHE"):
@@ -16,9 +14,7 @@ def test_a_file_in_the_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("where", ["shared", "shared/kernels", "."])
-def test_one_that_others_can_write_is_left_alone_and_a_private_one_serves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[logging.LogRecord], where: str
-) -> None:
+def test_one_that_others_can_write_is_left_alone_and_a_private_one_serves(tmp_path, monkeypatch, logged, where):
     (tmp_path / "shared" / "kernels").mkdir(parents=True)
     (tmp_path / where).chmod(0o777)
     monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "shared"))
@@ -30,7 +26,7 @@ def test_one_that_others_can_write_is_left_alone_and_a_private_one_serves(
     assert said.startswith(f"cache not used: '{(tmp_path / where).resolve()}' can be written by others (mode 0777)")
 
 
-def test_a_link_to_a_directory_of_our_own_is_followed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_to_a_directory_of_our_own_is_followed_once(tmp_path, monkeypatch):
     (tmp_path / "large-disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "large-disk")
     monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "link"))

@@ -42,7 +42,7 @@ def busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.slow
-def test_nothing_that_a_part_prints_reads_or_raises_comes_between_messages(busy: str) -> None:
+def test_nothing_that_a_part_prints_reads_or_raises_comes_between_messages(busy):
     child = Child(busy)
     for number, parts in enumerate([(), (b"", b"x" * 300_000)]):
         child.send({"task": number}, *parts)
@@ -55,7 +55,7 @@ def test_nothing_that_a_part_prints_reads_or_raises_comes_between_messages(busy:
 
 
 @pytest.mark.slow
-def test_it_ends_with_its_parent_even_where_that_is_killed(busy: str, tmp_path: Path) -> None:
+def test_it_ends_with_its_parent_even_where_that_is_killed(busy, tmp_path):
     start = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{PARENT}"
     parent = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert parent.stdout
@@ -66,7 +66,7 @@ def test_it_ends_with_its_parent_even_where_that_is_killed(busy: str, tmp_path: 
 
 
 @pytest.mark.slow
-def test_it_ends_with_its_parent_while_it_still_imports_what_it_is_to_do(tmp_path: Path) -> None:
+def test_it_ends_with_its_parent_while_it_still_imports_what_it_is_to_do(tmp_path):
     (tmp_path / "busy.py").write_text("import os, time\nos.write(2, b'here'), time.sleep(300)\n")
     start = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{PARENT}"
     parent = subprocess.Popen([sys.executable, "-c", start], stderr=subprocess.PIPE)
@@ -76,7 +76,7 @@ def test_it_ends_with_its_parent_while_it_still_imports_what_it_is_to_do(tmp_pat
     parent.communicate(timeout=120)
 
 
-def test_one_that_ends_by_itself_is_given_time_to_say_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_ends_by_itself_is_given_time_to_say_how(tmp_path, monkeypatch):
     # Its last word is heard before it has ended.
     (tmp_path / "leaving.py").write_text(
         "import os, sys, time\nos.close(1), os.close(4), time.sleep(0.5), os._exit(3)\n"

@@ -1,10 +1,8 @@
 import ctypes
 import hashlib
-import logging
 import os
 import platform
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -23,15 +21,13 @@ def build() -> ctypes.CDLL | None:
 
 
 @pytest.mark.parametrize("user", [native, compiled], ids=["kernels", "codecs"])
-def test_a_bundle_without_the_files_builds_the_same_source(user: ModuleType, tmp_path: Path) -> None:
+def test_a_bundle_without_the_files_builds_the_same_source(user, tmp_path):
     folder = Path(str(user.__file__)).parent
     (tmp_path / compiler.PACKED).write_text((folder / compiler.PACKED).read_text())
     assert compiler.source_in(tmp_path, user.SOURCES) == compiler.source_in(folder, user.SOURCES), "run `make kernels`"
 
 
-def test_a_machine_without_a_compiler_has_no_library_and_says_so_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logged: list[logging.LogRecord]
-) -> None:
+def test_a_machine_without_a_compiler_has_no_library_and_says_so_once(monkeypatch, tmp_path, logged):
     monkeypatch.setattr(compiler.shutil, "which", lambda _name: None)
     compiler._warn_no_compiler.cache_clear()
     assert build() is None
@@ -42,9 +38,7 @@ def test_a_machine_without_a_compiler_has_no_library_and_says_so_once(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_wheel_brings_along_serves_where_nothing_compiles(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logged: list[logging.LogRecord]
-) -> None:
+def test_what_a_wheel_brings_along_serves_where_nothing_compiles(monkeypatch, tmp_path, logged):
     if build() is None:
         pytest.skip("no C++ compiler here")
     (built,) = (tmp_path / "kernels").glob("*.so")
@@ -62,13 +56,13 @@ def test_what_a_wheel_brings_along_serves_where_nothing_compiles(
         assert len(logged) == 1
 
 
-def test_a_compiler_that_fails_leaves_no_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_compiler_that_fails_leaves_no_library(monkeypatch, tmp_path):
     monkeypatch.setattr(compiler.shutil, "which", lambda _name: "/bin/false")
     assert build() is None
     assert not list((tmp_path / "kernels").iterdir())
 
 
-def test_what_was_built_once_is_not_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_was_built_once_is_not_built_again(monkeypatch, tmp_path):
     if build() is None:
         pytest.skip("no C++ compiler here")
     (built,) = (tmp_path / "kernels").glob("*.so")
@@ -79,7 +73,7 @@ def test_what_was_built_once_is_not_built_again(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("how", ["writable file", "writable folder", "symbolic link", "foreign file"])
-def test_a_library_that_others_can_change_is_not_loaded_but_built_anew(tmp_path: Path, how: str) -> None:
+def test_a_library_that_others_can_change_is_not_loaded_but_built_anew(tmp_path, how):
     if build() is None:
         pytest.skip("no C++ compiler here")
     (built,) = (tmp_path / "kernels").glob("*.so")
@@ -108,7 +102,7 @@ def test_a_library_that_others_can_change_is_not_loaded_but_built_anew(tmp_path:
     assert b"not what was built" not in loaded
 
 
-def test_no_program_of_the_current_directory_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_program_of_the_current_directory_is_run(tmp_path, monkeypatch):
     planted = tmp_path / "planted"
     planted.mkdir()
     for name in ("c++", "g++", "cc1plus", "as", "ld"):

@@ -216,7 +216,7 @@ def test_a_directory_takes_the_place_of_whatever_is_there(tmp_path, in_the_way):
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["elsewhere", "folder"]
 
 
-def test_what_leads_out_of_a_directory_is_found_at_any_depth(tmp_path: Path) -> None:
+def test_what_leads_out_of_a_directory_is_found_at_any_depth(tmp_path):
     root = tmp_path / "run"
     (root / "a" / "b").mkdir(parents=True)
     (root / "file").write_text("")

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from plait.system import machine
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_the_most_memory_is_not_handed_down_to_a_child() -> None:
+def test_the_most_memory_is_not_handed_down_to_a_child():
     held = np.ones(40_000_000)
     command = [sys.executable, "-c", "from plait.system import machine; print(machine.peak_rss_bytes())"]
     child = int(subprocess.run(command, capture_output=True, check=True).stdout)
@@ -30,13 +29,13 @@ print(*map(allow_open_files, (200, 50, 9000)), resource.getrlimit(resource.RLIMI
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
-def test_the_limit_on_open_files_is_raised_as_far_as_the_system_lets_it() -> None:
+def test_the_limit_on_open_files_is_raised_as_far_as_the_system_lets_it():
     said = subprocess.run([sys.executable, "-c", FILES], capture_output=True, check=True, text=True).stdout
     assert said.split() == ["200", "200", "300", "300"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system keeps a limit on memory")
-def test_the_limit_is_gone_after_its_block_and_blocks_may_overlap() -> None:
+def test_the_limit_is_gone_after_its_block_and_blocks_may_overlap():
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
@@ -51,7 +50,7 @@ def test_the_limit_is_gone_after_its_block_and_blocks_may_overlap() -> None:
     assert bytearray(128 << 20)
 
 
-def test_a_container_has_the_memory_that_it_may_take(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_container_has_the_memory_that_it_may_take(monkeypatch, tmp_path):
     files = tmp_path / "memory.max", tmp_path / "memory.limit_in_bytes"
     monkeypatch.setattr(machine, "_CONTAINER_LIMITS", files)
     installed = machine.memory_bytes()

@@ -30,7 +30,7 @@ def nested(depth: int) -> str:
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
-def test_a_text_is_read_to_a_depth_and_no_further(depth: int) -> None:
+def test_a_text_is_read_to_a_depth_and_no_further(depth):
     assert read_json(nested(MAX_DEPTH))
     assert read_json(json.dumps([[1]] * 100)) == [[1]] * 100
     assert read_toml(b'a = "["\n') == {"a": "["}
@@ -57,7 +57,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("name", READERS)
-def test_whoever_reads_a_file_or_a_peer_refuses_it_in_one_line(name: str, depth: int, tmp_path: Path) -> None:
+def test_whoever_reads_a_file_or_a_peer_refuses_it_in_one_line(name, depth, tmp_path):
     text = f"a = {nested(depth)}\n" if name.endswith(".toml") else f'{{"a":{nested(depth)}}}\n'
     (tmp_path / name).write_text(text)
     with pytest.raises(PlaitError) as refused:
@@ -65,7 +65,7 @@ def test_whoever_reads_a_file_or_a_peer_refuses_it_in_one_line(name: str, depth:
     assert "\n" not in str(refused.value)
 
 
-def test_a_checkpoint_whose_state_nests_without_end_is_damaged(tmp_path: Path) -> None:
+def test_a_checkpoint_whose_state_nests_without_end_is_damaged(tmp_path):
     (tmp_path / "round-000001").mkdir()
     (tmp_path / "round-000001/state.json").write_text(nested(100_000))
     assert "nested deeper" in damage_of(tmp_path)["round-000001"]

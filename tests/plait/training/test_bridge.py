@@ -19,7 +19,6 @@ from plait.data import Record, RecordKind
 from plait.errors import ConfigError, PartError
 from plait.plugins import admit
 from plait.rounds.local_model import TrainJob
-from plait.training.blueprint import AdapterTemplate
 from plait.training.bridge import load_own_trainer, one_device, own_trainer
 from plait.training.examples import Example
 from plait.training.local_model import PeftLocalModel
@@ -41,7 +40,7 @@ def build(model, tokenizer, data, args):
 
 
 @pytest.mark.slow
-def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
+def test_a_transformers_trainer_trains_the_adapter(resident, blueprint):
     local = client(resident, build)
     before = local.evaluate(blueprint.spec, blueprint.initial, SETTINGS).loss
     trained = trained_by(local, blueprint, blueprint.initial, SETTINGS)
@@ -55,9 +54,7 @@ def test_a_transformers_trainer_trains_the_adapter(resident: ResidentBase, bluep
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("trained", "still"), [("A", "B"), ("B", "A")])
-def test_a_side_that_the_rule_leaves_as_it_is_stays_so_under_a_trainer(
-    resident: ResidentBase, blueprint: AdapterTemplate, trained: str, still: str
-) -> None:
+def test_a_side_that_the_rule_leaves_as_it_is_stays_so_under_a_trainer(resident, blueprint, trained, still):
     local = client(resident, build)
     # With B zero A has no gradient, so both begin elsewhere.
     start = AdapterState(blueprint.initial.layout, blueprint.initial.flat + np.float32(0.01))
@@ -70,9 +67,7 @@ def test_a_side_that_the_rule_leaves_as_it_is_stays_so_under_a_trainer(
     assert not any(np.array_equal(tensor, start[name]) for name, tensor in both.items())
 
 
-def test_what_a_trainer_prints_stays_out_of_plaits_results(
-    resident: ResidentBase, blueprint: AdapterTemplate, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_trainer_prints_stays_out_of_plaits_results(resident, blueprint, capsys):
     def chatty(model, tokenizer, data, args):
         print("hello from a trainer")
         return build(model, tokenizer, data, args)
@@ -85,8 +80,8 @@ def test_what_a_trainer_prints_stays_out_of_plaits_results(
 
 
 def test_a_trainer_is_imported_from_where_the_user_is_and_nothing_beside_it_hides_an_installed_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     (tmp_path / "another_trainer_module.py").write_text("def build(model, tokenizer, data, args): ...\n")
     for name in ("numpy", "datasets", "wave"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('planted')")
@@ -101,14 +96,14 @@ def test_a_trainer_is_imported_from_where_the_user_is_and_nothing_beside_it_hide
 @pytest.mark.parametrize(
     "where", ["nowhere", "no_such_module_at_all:build", "json:no_such_function", ":build", "json:"]
 )
-def test_a_trainer_that_cannot_be_imported_is_refused(where: str) -> None:
+def test_a_trainer_that_cannot_be_imported_is_refused(where):
     admit(where)
     with pytest.raises(ConfigError, match="trainer"):
         load_own_trainer(where)
 
 
 @pytest.mark.slow
-def test_fedprox_pulls_a_trainers_steps_to_where_they_began(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
+def test_fedprox_pulls_a_trainers_steps_to_where_they_began(resident, blueprint):
     def plain(model, tokenizer, data, args):
         return build(model, tokenizer, data, {**args, "optim": "sgd", "max_grad_norm": 0.0})
 
@@ -124,7 +119,7 @@ def test_fedprox_pulls_a_trainers_steps_to_where_they_began(resident: ResidentBa
     np.testing.assert_allclose(pulled.flat - free.flat, expected, atol=0.02 * np.abs(expected).max())
 
 
-def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit() -> None:
+def test_a_trainer_that_fails_is_told_from_one_that_does_not_fit():
     class Failing:
         def train(self) -> None:
             raise RuntimeError("a line of the training data")
@@ -163,7 +158,7 @@ def undecided(tmp_path: Path) -> TrainingArguments:
     return TrainingArguments(output_dir=str(tmp_path), report_to="none")
 
 
-def test_a_trainer_gets_the_chosen_gpu_and_no_other(current: list[str], tmp_path: Path) -> None:
+def test_a_trainer_gets_the_chosen_gpu_and_no_other(current, tmp_path):
     with one_device(torch.device("cuda:2")):
         made = undecided(tmp_path)
         assert (str(made.device), made.n_gpu, current[-1]) == ("cuda:2", 1, "cuda:2")

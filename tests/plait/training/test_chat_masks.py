@@ -112,7 +112,7 @@ def expected(tokenizer, marked: str) -> tuple[list[int], list[int]]:
         ("mistral", [SYSTEM, *TALK], MISTRAL),
     ],
 )
-def test_the_assistants_turns_count_token_by_token(tokenizer, resident, name, messages, marked) -> None:
+def test_the_assistants_turns_count_token_by_token(tokenizer, resident, name, messages, marked):
     chosen = resident.tokenizer.chat_template if name == "own" else template(name)
     (example,) = made(tokenizer, chosen, {"messages": messages})
     tokens, labels = expected(tokenizer, marked)
@@ -121,7 +121,7 @@ def test_the_assistants_turns_count_token_by_token(tokenizer, resident, name, me
 
 
 @pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "mistral"])
-def test_calls_of_tools_are_learned_and_results_are_not(tokenizer, name) -> None:
+def test_calls_of_tools_are_learned_and_results_are_not(tokenizer, name):
     (example,) = made(tokenizer, template(name), {"messages": CALLING, "tools": TOOLS})
     learned = tokenizer.decode(example.labels[example.labels != IGNORED])
     whole = tokenizer.decode(example.tokens)
@@ -133,7 +133,7 @@ def test_calls_of_tools_are_learned_and_results_are_not(tokenizer, name) -> None
     assert "Two plus two" not in learned
 
 
-def test_a_tool_call_of_qwen_counts_token_by_token(tokenizer) -> None:
+def test_a_tool_call_of_qwen_counts_token_by_token(tokenizer):
     (example,) = made(tokenizer, template("qwen2_5"), {"messages": CALLING, "tools": TOOLS})
     tokens, labels = expected(tokenizer, QWEN_TOOLS.replace("«\n<tool_call>", "\n«<tool_call>"))
     assert example.tokens.tolist()[-len(tokens) :] == tokens
@@ -141,7 +141,7 @@ def test_a_tool_call_of_qwen_counts_token_by_token(tokenizer) -> None:
     assert (example.labels[: -len(tokens)] == IGNORED).all()
 
 
-def test_turns_of_weight_0_and_given_turns_do_not_count(tokenizer) -> None:
+def test_turns_of_weight_0_and_given_turns_do_not_count(tokenizer):
     unlearned = [TALK[0], {**TALK[1], "weight": 0}, *TALK[2:]]
     (example,) = made(tokenizer, template("llama3"), {"messages": unlearned})
     assert tokenizer.decode(example.labels[example.labels != IGNORED]) == "It is four.<|eot_id|>"
@@ -149,7 +149,7 @@ def test_turns_of_weight_0_and_given_turns_do_not_count(tokenizer) -> None:
         made(tokenizer, template("llama3"), {"messages": unlearned[:2]})
 
 
-def test_the_same_chat_in_other_formats_is_the_same_example(tokenizer) -> None:
+def test_the_same_chat_in_other_formats_is_the_same_example(tokenizer):
     share = [{"from": "system", "value": "Be brief."}] + [
         {"from": {"user": "human", "assistant": "gpt"}[turn["role"]], "value": turn["content"]} for turn in TALK
     ]
@@ -177,14 +177,14 @@ def test_the_same_chat_in_other_formats_is_the_same_example(tokenizer) -> None:
         ("qwen2_5", {"messages": [TALK[0], {**TALK[1], "weight": 0.5}]}, "weight of message 2, expected 0 or 1"),
     ],
 )
-def test_what_cannot_be_shown_is_refused_in_one_line_that_quotes_no_text(tokenizer, name, row, said) -> None:
+def test_what_cannot_be_shown_is_refused_in_one_line_that_quotes_no_text(tokenizer, name, row, said):
     quoting = template(name).replace("'System role not supported'", "messages[0]['content']")
     with pytest.raises(DataError, match=said) as raised:
         made(tokenizer, quoting, {"messages": TALK}, row)
     assert not any(part in str(raised.value) for part in ("\n", "plus", "brief"))
 
 
-def test_plain_messages_have_the_fingerprint_that_they_had_and_tools_change_it() -> None:
+def test_plain_messages_have_the_fingerprint_that_they_had_and_tools_change_it():
     plain = as_dataset([{"messages": TALK}])
     assert plain.records[0].messages[0] == Message("user", "Hello")
     others = [

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,7 +69,7 @@ def logs(model, example: Example) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) -> None:
+def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer):
     """Equations 3 and 4, with ratios on both sides of the clip."""
     completions = [of([5, 17, *range(30, 30 + length)], 2) for length in (2, 3, 1)]
     rewards = [1.0, 0.0, 0.25]
@@ -102,7 +101,7 @@ def test_the_loss_is_that_of_the_paper_and_so_is_its_gradient(model, tokenizer) 
 
 
 @pytest.mark.slow
-def test_completions_follow_from_seed_and_prompt_whatever_is_sampled_beside_them(model, tokenizer, examples) -> None:
+def test_completions_follow_from_seed_and_prompt_whatever_is_sampled_beside_them(model, tokenizer, examples):
     drawn = completions_of(model, examples, HOW, tokenizer, (3, 0), seq_len=SEQ_LEN)
     assert [len(group) for group in drawn] == [3, 3, 3]
     assert all(0 < len(each) <= 5 for group in drawn for each in group)
@@ -123,7 +122,7 @@ def test_completions_follow_from_seed_and_prompt_whatever_is_sampled_beside_them
     ].tolist()
 
 
-def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer, examples) -> None:
+def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer, examples):
     given = iter([1.0, float("nan"), "high", 0.5, 2, np.bool_(1), None, True, float("inf"), *[None] * 9])
 
     def reward(prompt: str, completion: str, answer: str) -> object:
@@ -157,9 +156,7 @@ def test_a_completion_without_a_reward_is_left_out_and_counted(model, tokenizer,
         (lambda prompt, *_: {}[prompt], "it failed: KeyError"),
     ],
 )
-def test_a_reward_that_is_never_a_number_is_one_line_without_the_data(
-    reward, message: str, model, tokenizer, examples
-) -> None:
+def test_a_reward_that_is_never_a_number_is_one_line_without_the_data(reward, message, model, tokenizer, examples):
     with pytest.raises(
         ConfigError, match=f"reward 'mine' gave no number for any of 3 completions: {message}"
     ) as caught:
@@ -167,7 +164,7 @@ def test_a_reward_that_is_never_a_number_is_one_line_without_the_data(
     assert not any(prompt in str(caught.value) for prompt in PROMPTS)
 
 
-def test_a_reward_and_its_options_are_found_by_name() -> None:
+def test_a_reward_and_its_options_are_found_by_name():
     def close(prompt: str, completion: str, answer: str, *, half: float = 0.5) -> float:
         return half if completion else 0.0
 
@@ -194,7 +191,7 @@ REWARDED = {"name": "grpo", "reward": digits}
 
 
 @pytest.mark.slow
-def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
+def test_a_federation_learns_from_a_reward_and_says_so(tmp_path):
     rows = [{"prompt": f"{number} + 1 =", "completion": f" {number + 1}"} for number in range(40)]
 
     def learn(name: str, **more: object):
@@ -226,7 +223,7 @@ def test_a_federation_learns_from_a_reward_and_says_so(tmp_path: Path) -> None:
     assert again.updates["reward"].tolist() == run.updates["reward"].tolist()[:2]
 
 
-def test_what_does_not_go_with_a_reward_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_what_does_not_go_with_a_reward_is_refused_in_one_line(tmp_path):
     def learn(**settings: object) -> None:
         plait.simulate(data=[{"prompt": "a", "completion": "b"}] * 9, base="tiny", out=tmp_path / "run", **settings)
 

@@ -31,7 +31,7 @@ class Hinge:
 
 
 @pytest.mark.parametrize("name", ["dpo", "mine"])
-def test_an_objective_keeps_the_contract(name: str) -> None:
+def test_an_objective_keeps_the_contract(name):
     text = f"{reference(Kind.OBJECTIVE, Hinge)}:margin=9" if name == "mine" else name
     for verdict in checked(formula_named(text), OBJECTIVE_CHECKS):
         assert verdict.holds is not False, (verdict.claim, verdict.detail)
@@ -47,7 +47,7 @@ class Falling(Hinge):
         return -reply.gained
 
 
-def test_a_broken_objective_is_told_which_claim_it_breaks() -> None:
+def test_a_broken_objective_is_told_which_claim_it_breaks():
     for part, broken in ((Mean(), 0), (Falling(), 1)):
         verdicts = [*checked(part, OBJECTIVE_CHECKS)]
         assert verdicts[broken].holds is False, verdicts
@@ -65,7 +65,7 @@ def first_number(prompt: str, completion: str, answer: str) -> float:
     return float(int(completion))
 
 
-def test_a_reward_is_checked_on_odd_completions() -> None:
+def test_a_reward_is_checked_on_odd_completions():
     assert all(each.holds for each in checked(reward_named(reference(Kind.REWARD, length)), REWARD_CHECKS))
     verdict, *_ = checked(reward_named(reference(Kind.REWARD, first_number)), REWARD_CHECKS)
     assert verdict.holds is False
@@ -73,7 +73,7 @@ def test_a_reward_is_checked_on_odd_completions() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_learns_by_an_objective_of_ones_own(tmp_path) -> None:
+def test_a_run_learns_by_an_objective_of_ones_own(tmp_path):
     words = ("red", "blue", "green", "one", "two")
     pairs = [{"prompt": f"{a} {b}", "chosen": f"{b} {a}", "rejected": f"{a}"} for a in words for b in words if a != b]
     run = plait.simulate(

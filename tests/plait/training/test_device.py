@@ -1,5 +1,4 @@
 import re
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -26,16 +25,12 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         (choose_devices, "cpu,auto", "'auto' in the list, expected devices by name, such as cuda:0,cuda:1"),
     ],
 )
-def test_what_is_no_device_here_is_refused_by_its_name(
-    choose: Callable[[str], object], devices: str, message: str
-) -> None:
+def test_what_is_no_device_here_is_refused_by_its_name(choose, devices, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         choose(devices)
 
 
-def test_a_list_is_its_devices_in_order_and_one_that_is_named_twice_is_shared(
-    two_gpus: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_list_is_its_devices_in_order_and_one_that_is_named_twice_is_shared(two_gpus, monkeypatch):
     monkeypatch.setattr(device, "cpu_features", lambda: frozenset(["avx2"]))
     found = choose_devices("cuda, cuda:1,cuda:0")
     assert [str(each.device) for each in found] == ["cuda:0", "cuda:1", "cuda:0"]
@@ -48,7 +43,7 @@ def test_a_list_is_its_devices_in_order_and_one_that_is_named_twice_is_shared(
 
 
 @pytest.mark.parametrize("devices", ["cpu,cpu", "cuda:0,cuda:0", "cpu,cuda:0"])
-def test_only_different_gpus_share_a_base(devices: str, two_gpus: None) -> None:
+def test_only_different_gpus_share_a_base(devices, two_gpus):
     compute, others = one_base_over("cuda:0,cuda:1")
     assert (str(compute.device), [str(each) for each in others]) == ("cuda:0", ["cuda:1"])
     assert one_base_over("cpu")[1] == ()
@@ -56,7 +51,7 @@ def test_only_different_gpus_share_a_base(devices: str, two_gpus: None) -> None:
         one_base_over(devices, "bfloat16")
 
 
-def test_processes_that_share_a_card_leave_room_for_what_cuda_takes_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_share_a_card_leave_room_for_what_cuda_takes_for_each(monkeypatch):
     limits: list[int] = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 24 * 10**9))
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
@@ -79,9 +74,7 @@ def test_processes_that_share_a_card_leave_room_for_what_cuda_takes_for_each(mon
     ],
     ids=str,
 )
-def test_a_device_computes_in_the_type_of_two_bytes_that_it_has(
-    chosen: str, has: object, dtype: torch.dtype, two_gpus: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_device_computes_in_the_type_of_two_bytes_that_it_has(chosen, has, dtype, two_gpus, monkeypatch):
     monkeypatch.setattr(device, "cpu_features", lambda: has)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: has)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

@@ -29,7 +29,7 @@ def written(resident: ResidentBase, example: Example) -> str:
     return resident.tokenizer.decode(example.labels[example.labels != IGNORED])
 
 
-def test_packing_loses_only_the_tail_and_pads_nothing(resident: ResidentBase) -> None:
+def test_packing_loses_only_the_tail_and_pads_nothing(resident):
     texts = ["import os\n" * 9, "x = 1\n" * 30, "y = 2\n"]
     ids = [
         token for text in texts for token in [*resident.tokenizer(text)["input_ids"], resident.tokenizer.eos_token_id]
@@ -40,7 +40,7 @@ def test_packing_loses_only_the_tail_and_pads_nothing(resident: ResidentBase) ->
     assert all(np.array_equal(example.tokens, example.labels) for example in examples)
 
 
-def test_packed_tokens_are_those_that_the_tokenizer_gives_whatever_it_was_saved_with(resident: ResidentBase) -> None:
+def test_packed_tokens_are_those_that_the_tokenizer_gives_whatever_it_was_saved_with(resident):
     tokenizer = AutoTokenizer.from_pretrained(resident.directory, trust_remote_code=False)
     texts = ["a tale of <|endoftext|> two", "", "Füße, 漢字 and \t\n tabs " * 20]
     plain = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -78,7 +78,7 @@ class BeginningTokenizer(PlainTokenizer):
         return {**ids, "input_ids": [7, *ids["input_ids"]]} if add_special_tokens else ids
 
 
-def test_each_sequence_begins_as_a_text_does_for_the_base(resident: ResidentBase) -> None:
+def test_each_sequence_begins_as_a_text_does_for_the_base(resident):
     tokenizer = BeginningTokenizer(resident.tokenizer)
     records = [Record(text="import os\n" * 20), Record(prompt="Two?", completion="Three.")]
     packed = tokenise(records[:1], tokenizer, ExampleFormat(RecordKind.TEXT, AdapterTask.CAUSAL_LM, (), 16))
@@ -91,14 +91,14 @@ def test_each_sequence_begins_as_a_text_does_for_the_base(resident: ResidentBase
     assert written(resident, prompt) == f"Three.{tokenizer.eos_token}"
 
 
-def test_only_the_completion_counts(resident: ResidentBase) -> None:
+def test_only_the_completion_counts(resident):
     record = Record(prompt="What is two plus two?", completion="It is four.")
     (example,) = examples_of(resident, [record], RecordKind.PROMPT, seq_len=128)
     assert written(resident, example) == "It is four.<|im_end|>"
     assert "two plus two" in resident.tokenizer.decode(example.tokens)
 
 
-def test_without_a_chat_template_the_completion_ends_with_the_end_of_text(resident: ResidentBase) -> None:
+def test_without_a_chat_template_the_completion_ends_with_the_end_of_text(resident):
     plain = PlainTokenizer(resident.tokenizer)
     (example,) = tokenise(
         [Record(prompt="two plus two", completion="four")],
@@ -108,12 +108,12 @@ def test_without_a_chat_template_the_completion_ends_with_the_end_of_text(reside
     assert written(resident, example) == "four<|endoftext|>"
 
 
-def test_a_conversation_whose_answer_is_cut_off_makes_no_example(resident: ResidentBase) -> None:
+def test_a_conversation_whose_answer_is_cut_off_makes_no_example(resident):
     record = Record(prompt="word " * 200, completion="answer")
     assert examples_of(resident, [record], RecordKind.PROMPT, seq_len=16) == []
 
 
-def test_labels_that_the_run_does_not_know_are_counted_but_not_quoted(resident: ResidentBase) -> None:
+def test_labels_that_the_run_does_not_know_are_counted_but_not_quoted(resident):
     records = [Record(text="x", label="tech"), Record(text="y", label="sport")]
     with pytest.raises(
         DataError, match=r"^label of 1 of 2 records is not one of the run's labels: business, sport; leave them out"

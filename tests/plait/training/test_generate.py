@@ -31,9 +31,7 @@ def prompts(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
     return [tuple(tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]  # type: ignore[arg-type]
 
 
-def test_without_temperature_each_text_is_the_likeliest_that_transformers_finds_for_it_alone(
-    model, tokenizer, prompts
-) -> None:
+def test_without_temperature_each_text_is_the_likeliest_that_transformers_finds_for_it_alone(model, tokenizer, prompts):
     # Neither a base's own settings nor what stands beside it count.
     model.generation_config = GenerationConfig(repetition_penalty=5.0, do_sample=True, top_k=3)
     together = generate(model, tokenizer, [Wanted(prompt, 6, 1) for prompt in prompts], Sampling())
@@ -44,7 +42,7 @@ def test_without_temperature_each_text_is_the_likeliest_that_transformers_finds_
         assert made == tuple(alone[0, len(prompt) :].tolist())
 
 
-def test_a_text_follows_from_its_seed_whatever_is_beside_it(model, tokenizer, prompts) -> None:
+def test_a_text_follows_from_its_seed_whatever_is_beside_it(model, tokenizer, prompts):
     wanted = [Wanted(prompt, 5 + number % 2, number) for number, prompt in enumerate(prompts * 2)]
     together = generate(model, tokenizer, wanted, Sampling(1.0, 0.9))
     assert [len(made) for made in together] == [each.max_tokens for each in wanted]
@@ -52,7 +50,7 @@ def test_a_text_follows_from_its_seed_whatever_is_beside_it(model, tokenizer, pr
     assert together[0] != together[3], "another seed"
 
 
-def test_tokens_are_drawn_as_often_as_they_are_likely(model, tokenizer, prompts) -> None:
+def test_tokens_are_drawn_as_often_as_they_are_likely(model, tokenizer, prompts):
     prompt, draws = prompts[1], 2000
     with torch.no_grad():
         likely = (model(torch.tensor([prompt])).logits[0, -1] / 0.5).softmax(dim=0)
@@ -69,7 +67,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(model, tokenizer, prompts)
     assert {token for (token,) in narrow} <= kept
 
 
-def test_a_text_ends_with_the_bases_end_and_what_is_shown_is_the_text(model, tokenizer, prompts) -> None:
+def test_a_text_ends_with_the_bases_end_and_what_is_shown_is_the_text(model, tokenizer, prompts):
     (whole,) = generate(model, tokenizer, [Wanted(prompts[0], 6, 0)], Sampling())
     end = whole[2]
     model.generation_config.eos_token_id = [end]
@@ -79,13 +77,13 @@ def test_a_text_ends_with_the_bases_end_and_what_is_shown_is_the_text(model, tok
     assert "".join(shown) == tokenizer.decode(list(ended), skip_special_tokens=True)
 
 
-def test_texts_end_when_their_time_is_over(model, tokenizer, prompts) -> None:
+def test_texts_end_when_their_time_is_over(model, tokenizer, prompts):
     whole = generate(model, tokenizer, [Wanted(prompt, 6, 0) for prompt in prompts], Sampling())
     ended = generate(model, tokenizer, [Wanted(prompt, 6, 0) for prompt in prompts], Sampling(), limit_s=0)
     assert ended == [text[:1] for text in whole]
 
 
-def test_what_cannot_be_written_is_one_line(model, tokenizer, prompts, monkeypatch) -> None:
+def test_what_cannot_be_written_is_one_line(model, tokenizer, prompts, monkeypatch):
     with pytest.raises(ConfigError, match="the prompt is empty"):
         generate(model, tokenizer, [Wanted((), 1, 0)], Sampling())
     with pytest.raises(ConfigError, match=r"are 2 \+ 100000, expected at most \d+, the context of this base"):

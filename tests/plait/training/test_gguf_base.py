@@ -146,9 +146,7 @@ def write(
     ],
     ids=["llama", "mistral", "qwen2", "qwen3", "gemma3", "phi3"],
 )
-def test_a_file_computes_what_its_model_does(
-    tmp_path: Path, kind: type[PretrainedConfig], architecture: str, settings: dict[str, Any]
-) -> None:
+def test_a_file_computes_what_its_model_does(tmp_path, kind, architecture, settings):
     model = write(tmp_path / "a.gguf", architecture=architecture, model=small(kind, **settings))
     directory = locate_base(str(tmp_path / "a.gguf")).directory
     read = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=False)
@@ -172,16 +170,14 @@ def test_a_file_computes_what_its_model_does(
         ("general.source.repo_url", "https://example.org/someone/a-model", ""),
     ],
 )
-def test_a_file_may_state_the_model_on_the_hub_that_it_was_made_of(
-    tmp_path: Path, key: str, value: str, origin: str
-) -> None:
+def test_a_file_may_state_the_model_on_the_hub_that_it_was_made_of(tmp_path, key, value, origin):
     write(tmp_path / "a.gguf", also=lambda writer: writer.add_string(key, value))
     reference = locate_base(str(tmp_path / "a.gguf")).reference
     assert reference.known_to_others().hub_id == (origin or None)
 
 
 @pytest.mark.slow
-def test_it_is_one_base_wherever_it_lies_and_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_one_base_wherever_it_lies_and_is_written_once(tmp_path, monkeypatch):
     write(tmp_path / "a.gguf")
     (tmp_path / "elsewhere").mkdir()
     copy = Path(shutil.copy(tmp_path / "a.gguf", tmp_path / "elsewhere" / "b.gguf"))
@@ -199,7 +195,7 @@ def test_it_is_one_base_wherever_it_lies_and_is_written_once(tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_what_is_no_base_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
+def test_what_is_no_base_is_one_error_and_leaves_nothing(tmp_path):
     def refused(message: str, data: bytes | None = None, **options: Any) -> None:
         if data is None:
             write(tmp_path / "a.gguf", **options)

@@ -37,7 +37,6 @@ from plait.errors import ConfigError, PolicyError
 from plait.policy import Policy
 from plait.run import resolve
 from plait.settle import settle
-from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate, design, design_from_spec, load_base, read_base_config
 from plait.training.device import Compute
 from plait.training.export_weights import describe_base, merge_with_peft
@@ -115,7 +114,7 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         return model.eval()(input_ids=TEXTS, attention_mask=torch.ones_like(TEXTS)).logits
 
 
-def test_the_adapter_has_all_after_the_encoder(base: Base) -> None:
+def test_the_adapter_has_all_after_the_encoder(base):
     directory, output, hidden = base
     initial = designed(directory).initial
     whole: dict[str, set[str]] = {}
@@ -133,7 +132,7 @@ def test_the_adapter_has_all_after_the_encoder(base: Base) -> None:
             assert weight.std() == pytest.approx(0.02, rel=0.2)
 
 
-def test_both_ends_draw_the_same_head_and_the_seed_decides(base: Base) -> None:
+def test_both_ends_draw_the_same_head_and_the_seed_decides(base):
     directory, _, hidden = base
     one, other = designed(directory), designed(directory, seed=4)
     config = read_base_config(directory, AdapterTask.CLASSIFICATION, LABELS)
@@ -143,7 +142,7 @@ def test_both_ends_draw_the_same_head_and_the_seed_decides(base: Base) -> None:
     assert all((one.initial[name] != other.initial[name]).all() for name in drawn)
 
 
-def test_every_machine_computes_the_same(base: Base, tmp_path: Path) -> None:
+def test_every_machine_computes_the_same(base, tmp_path):
     directory, _, _ = base
     made = designed(directory)
     first, second = (logits(resident(directory).with_adapter(made.spec, moved(made))) for _ in range(2))
@@ -157,7 +156,7 @@ def test_every_machine_computes_the_same(base: Base, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "method", [*sorted({*METHODS} - {"qlora"}), pytest.param("qlora", marks=pytest.mark.extra("qlora"))]
 )
-def test_every_method_has_a_head_and_trains(method: str, saved_as: Callable[[str], Path]) -> None:
+def test_every_method_has_a_head_and_trains(method, saved_as):
     directory = saved_as("roberta")
     if method == "prefix":
         with pytest.raises(ConfigError, match="nearest: method 'prompt'"):
@@ -172,7 +171,7 @@ def test_every_method_has_a_head_and_trains(method: str, saved_as: Callable[[str
     assert made.initial[dense].std() > 0.01
 
 
-def test_files_that_lack_anything_else_are_refused(tmp_path: Path) -> None:
+def test_files_that_lack_anything_else_are_refused(tmp_path):
     saved("bert", tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["encoder.layer.0.output.dense.weight"]
@@ -182,7 +181,7 @@ def test_files_that_lack_anything_else_are_refused(tmp_path: Path) -> None:
         load_base(tmp_path, config, AdapterTask.CLASSIFICATION, saved=("classifier",))
 
 
-def test_a_policy_that_names_modules_lets_the_head_pass(tmp_path: Path) -> None:
+def test_a_policy_that_names_modules_lets_the_head_pass(tmp_path):
     table = {"base": str(saved("roberta", tmp_path)), "labels": "a,b", "target-modules": "query"}
     run = resolve(settle(config_from_table(table)))
     terms = run.terms("ada", policy=Policy(targets=("query",)))
@@ -200,16 +199,14 @@ def test_a_policy_that_names_modules_lets_the_head_pass(tmp_path: Path) -> None:
         ("bert without a pooler", "ia3", True),
     ],
 )
-def test_small_methods_leave_a_pooler_to_the_base_if_its_files_have_one(
-    name: str, method: str, is_new: bool, saved_as: Callable[[str], Path]
-) -> None:
+def test_small_methods_leave_a_pooler_to_the_base_if_its_files_have_one(name, method, is_new, saved_as):
     directory = saved_as(name)
     made = designed(directory, method)
     assert ("bert.pooler" in made.spec.saved_modules) == is_new
     assert torch.equal(*(logits(resident(directory).with_adapter(made.spec, moved(made))) for _ in range(2)))
 
 
-def test_quantised_weights_are_noticed(tiny: LocatedBase, tmp_path: Path) -> None:
+def test_quantised_weights_are_noticed(tiny, tmp_path):
     config = json.loads((tiny.directory / "config.json").read_text())
     quantised = {**config, "quantization_config": {"quant_method": "fp8"}}
     (tmp_path / "config.json").write_text(json.dumps(quantised))

@@ -47,7 +47,7 @@ def persons_of(split: Split, records: Sequence[Record]) -> tuple[set[str], set[s
     return train, held_out
 
 
-def test_no_person_is_on_both_sides_at_any_site_and_a_tenth_is_held_out() -> None:
+def test_no_person_is_on_both_sides_at_any_site_and_a_tenth_is_held_out():
     train, held_out, count = set[str](), set[str](), 0
     for records in notes():
         split = NOTES.split(records, (), one_each)
@@ -61,7 +61,7 @@ def test_no_person_is_on_both_sides_at_any_site_and_a_tenth_is_held_out() -> Non
     assert abs(count - 60) < 3 * 5 * (120 * 0.09) ** 0.5
 
 
-def test_a_group_stays_where_it_is_as_others_come_and_go() -> None:
+def test_a_group_stays_where_it_is_as_others_come_and_go():
     (records,) = notes(sites=1)
     _, before = persons_of(NOTES.split(records, (), one_each), records)
     fewer = [record for record in records if record.columns["patient"] not in {"p3", "p50"}][::-1]
@@ -70,7 +70,7 @@ def test_a_group_stays_where_it_is_as_others_come_and_go() -> None:
     assert min(before, key=place_of) in after
 
 
-def test_one_group_of_few_is_held_out_and_one_alone_is_too_little() -> None:
+def test_one_group_of_few_is_held_out_and_one_alone_is_too_little():
     (records,) = notes(persons=2, sites=1)
     train, held_out = persons_of(NOTES.split(records, (), one_each), records)
     assert (len(train), len(held_out)) == (1, 1)
@@ -80,7 +80,7 @@ def test_one_group_of_few_is_held_out_and_one_alone_is_too_little() -> None:
         NOTES.split([*records[:5], Record(text="x")], (), one_each)
 
 
-def test_of_a_given_split_nobody_is_judged_on_who_trains() -> None:
+def test_of_a_given_split_nobody_is_judged_on_who_trains():
     (records,) = notes(persons=20, sites=1)
     split = NOTES.split(records[:60], records[50:], one_each)
     assert {each.tokens.tobytes() for each in split.held_out} == {
@@ -93,7 +93,7 @@ def essays(count: int, seed: int = 1) -> list[Record]:
     return [Record(text="".join(chr(drawn.randrange(32, 127)) for _ in range(500))) for _ in range(count)]
 
 
-def test_whole_documents_are_held_out_of_several_and_the_end_of_few() -> None:
+def test_whole_documents_are_held_out_of_several_and_the_end_of_few():
     records = essays(60)
     split = TEXTS.split(records, (), packed)
     held = {each.record for each in split.held_out}
@@ -104,7 +104,7 @@ def test_whole_documents_are_held_out_of_several_and_the_end_of_few() -> None:
     assert {each.record for each in few.held_out} == {4}
 
 
-def test_what_training_text_repeats_is_trained_on_and_counted() -> None:
+def test_what_training_text_repeats_is_trained_on_and_counted():
     records = essays(60)
     plain = TEXTS.split(records, (), packed)
     repeated = max(each.record for each in plain.held_out)
@@ -129,7 +129,7 @@ def test_what_training_text_repeats_is_trained_on_and_counted() -> None:
     assert not set.intersection(*persons_of(split, same))
 
 
-def test_where_all_is_repeated_it_is_held_out_all_the_same() -> None:
+def test_where_all_is_repeated_it_is_held_out_all_the_same():
     split = TEXTS.split([Record(text="the same line\n" * 200)], (), packed)
     assert split.repeated == len(split.held_out) > 0
 
@@ -139,7 +139,7 @@ def example(tokens: Sequence[int], learned: int = 0) -> Example:
     return Example(row, np.where(np.arange(len(row)) < learned, IGNORED, row))
 
 
-def test_more_than_half_of_the_windows_repeats_a_sequence() -> None:
+def test_more_than_half_of_the_windows_repeats_a_sequence():
     train, own = list(range(1000, 1100)), list(range(5000, 5100))
     windows = 100 - WINDOW + 1
     shared = WINDOW - 1 + windows // 2
@@ -163,12 +163,12 @@ def labelled(labels: Sequence[int]) -> tuple[list[Record], list[Example]]:
 LABELS = replace(TEXTS, packs=False, by_label=True, keeps_repeated=True)
 
 
-def test_one_example_is_too_little_data() -> None:
+def test_one_example_is_too_little_data():
     with pytest.raises(TooLittleDataError, match=r"client 'site' has too little data: 1 sequences .* at least 2"):
         TEXTS.split([Record(text="x" * 64)], (), packed)
 
 
-def test_of_labelled_text_the_last_of_every_class_is_held_out_however_it_is_sorted() -> None:
+def test_of_labelled_text_the_last_of_every_class_is_held_out_however_it_is_sorted():
     records, examples = labelled([0] * 40 + [1] * 20 + [2] * 10)
     split = LABELS.split(records, (), lambda _: examples)
     # A tenth of each class: 4, 2 and 1, each the last of its own.
@@ -177,7 +177,7 @@ def test_of_labelled_text_the_last_of_every_class_is_held_out_however_it_is_sort
 
 
 @pytest.mark.parametrize("most", [4, 8, 10])
-def test_a_bounded_held_out_part_of_labelled_text_has_every_class_in_proportion(most: int) -> None:
+def test_a_bounded_held_out_part_of_labelled_text_has_every_class_in_proportion(most):
     # Six, three and one of ten in turn: with an even step one of two or of five is always of the same class.
     records, examples = labelled([0, 1, 0, 0, 1, 0, 2, 0, 1, 0] * 80)
     for given in ((), records):
@@ -192,7 +192,7 @@ def owners_of(part: Sequence[Example], records: Sequence[Record]) -> set[str]:
     return {records[each.record].columns["patient"] for each in part}
 
 
-def test_persons_who_judge_decide_nothing_and_what_trains_is_the_same() -> None:
+def test_persons_who_judge_decide_nothing_and_what_trains_is_the_same():
     (records,) = notes(sites=1)
     plain, judged = (replace(NOTES, judge_part=count).split(records, (), one_each) for count in (0, 600))
     assert (judged.digest, judged.groups) == (plain.digest, plain.groups)
@@ -206,7 +206,7 @@ def test_persons_who_judge_decide_nothing_and_what_trains_is_the_same() -> None:
     assert owners_of(replace(NOTES, judge_part=500).split(fewer, (), one_each).judge, fewer) == judge - {"p3", "p50"}
 
 
-def test_no_sequence_that_decides_has_text_of_a_document_that_judges() -> None:
+def test_no_sequence_that_decides_has_text_of_a_document_that_judges():
     records = essays(300)
     split = replace(TEXTS, judge_part=300).split(records, (), packed)
     sides = [split.measured(judging=judging)[0] for judging in (False, True)]
@@ -216,7 +216,7 @@ def test_no_sequence_that_decides_has_text_of_a_document_that_judges() -> None:
     assert split.digest == TEXTS.split(records, (), packed).digest
 
 
-def test_few_records_or_few_persons_have_no_judge_part() -> None:
+def test_few_records_or_few_persons_have_no_judge_part():
     (records,) = notes(sites=1)
     assert not replace(NOTES, judge_part=601).split(records, (), one_each).judge
     few = [record for record in records if int(record.columns["patient"][1:]) < 20]

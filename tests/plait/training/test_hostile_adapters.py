@@ -15,7 +15,7 @@ from plait.adapters.method import AdapterRequest
 from plait.adapters.methods import METHODS
 from plait.adapters.safetensors import encode_arrays
 from plait.training.bases import LocatedBase
-from plait.training.blueprint import AdapterTemplate, design, read_base_config
+from plait.training.blueprint import design, read_base_config
 
 pytestmark = [
     pytest.mark.slow,
@@ -140,9 +140,7 @@ def planted(tiny: LocatedBase, tmp_path: Path) -> Path:
     return folder
 
 
-def test_no_spec_of_a_server_hangs_a_client_takes_its_memory_or_reaches_out(
-    specs: dict[str, dict], planted: Path, tmp_path: Path
-) -> None:
+def test_no_spec_of_a_server_hangs_a_client_takes_its_memory_or_reaches_out(specs, planted, tmp_path):
     def spec(method: str, changed: dict[str, object]) -> dict:
         own = specs["lora" if method == "qlora" else method]
         return {**own, "peft_config": {**own["peft_config"], **_settled(changed, planted)}}
@@ -159,9 +157,7 @@ def test_no_spec_of_a_server_hangs_a_client_takes_its_memory_or_reaches_out(
     _check(_run("describe", tmp_path, [honest, *cases, *outside, ("honest again", specs["lora"])]))
 
 
-def test_no_directory_of_a_stranger_hangs_eval_takes_its_memory_or_reaches_out(
-    specs: dict[str, dict], planted: Path, blueprint: AdapterTemplate, tmp_path: Path
-) -> None:
+def test_no_directory_of_a_stranger_hangs_eval_takes_its_memory_or_reaches_out(specs, planted, blueprint, tmp_path):
     honest = {**LoraConfig(r=4, lora_alpha=8).to_dict(), **blueprint.spec.peft_config}
     cases = [_folder(tmp_path, "honest", honest, blueprint.initial)]
     for name, (method, changed) in _NAMED.items():
@@ -174,8 +170,8 @@ def test_no_directory_of_a_stranger_hangs_eval_takes_its_memory_or_reaches_out(
 
 
 def test_neither_a_tokenizer_nor_a_regular_expression_that_a_directory_names_is_used(
-    planted: Path, tiny: LocatedBase, blueprint: AdapterTemplate, tmp_path: Path
-) -> None:
+    planted, tiny, blueprint, tmp_path
+):
     config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     made = design(config, AdapterRequest(method="prompt"), task=AdapterTask.CAUSAL_LM, seed=1, weights=tiny.directory)
     text = {**made.spec.peft_config, **_settled(_TEXT, planted), "tokenizer_kwargs": {"use_fast": True}}

@@ -44,7 +44,7 @@ def part(whole: SequenceLosses, rows: np.ndarray) -> SequenceLosses:
 
 
 @pytest.mark.parametrize("sequences", [5, 16])
-def test_an_interval_of_a_few_sequences_holds_the_loss_of_all_95_times_in_100(judged, sequences: int) -> None:
+def test_an_interval_of_a_few_sequences_holds_the_loss_of_all_95_times_in_100(judged, sequences):
     generator = np.random.default_rng(7)
     # Every client weighs alike here, as it does in the subsets.
     loss = np.mean([after.loss for _, after in judged.values()])

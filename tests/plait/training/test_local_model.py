@@ -33,9 +33,7 @@ def ada(resident: ResidentBase) -> PeftLocalModel:
 
 
 @pytest.mark.slow
-def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
-    ada: PeftLocalModel, blueprint: AdapterTemplate
-) -> None:
+def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(ada, blueprint):
     digest = blueprint.initial.digest()
     before = ada.evaluate(blueprint.spec, blueprint.initial, SETTINGS)
     trained = ada.train(job_of(ada, blueprint, SETTINGS))
@@ -47,9 +45,7 @@ def test_training_helps_the_held_out_part_and_leaves_the_given_state_alone(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "measured"), [("lora", 1), ("dora", 2)])
-def test_an_adapter_without_effect_is_measured_once_for_all_seeds(
-    ada: PeftLocalModel, resident: ResidentBase, blueprint: AdapterTemplate, method: str, measured: int
-) -> None:
+def test_an_adapter_without_effect_is_measured_once_for_all_seeds(ada, resident, blueprint, method, measured):
     known: dict[tuple[bytes, ...], SequenceLosses] = {}
 
     def recall(inputs: Sequence[bytes], measure: Callable[[], SequenceLosses]) -> SequenceLosses:
@@ -68,7 +64,7 @@ def test_an_adapter_without_effect_is_measured_once_for_all_seeds(
     assert len(known) == measured + 1
 
 
-def test_sizes_are_counted_under_the_settings_of_the_task(ada: PeftLocalModel, blueprint: AdapterTemplate) -> None:
+def test_sizes_are_counted_under_the_settings_of_the_task(ada, blueprint):
     short = ada.data_size(blueprint.spec, replace(SETTINGS, seq_len=16))
     long = ada.data_size(blueprint.spec, SETTINGS)
     assert short.train_examples > 1.8 * long.train_examples
@@ -83,7 +79,7 @@ class TestBatches:
         split = model.split(blueprint.spec, SETTINGS)
         return list(islice(order(split.train, data_seed(seed, split), AdapterTask.CAUSAL_LM), 8))
 
-    def test_the_order_follows_from_the_seed_and_from_the_data(self, resident, blueprint) -> None:
+    def test_the_order_follows_from_the_seed_and_from_the_data(self, resident, blueprint):
         texts = [f"line {number} of one text or another\n" * 40 for number in range(9)]
         models = [client(resident, "ada", text) for text in texts]
         orders = [self.order_of(model, blueprint, 5) for model in models]
@@ -93,7 +89,7 @@ class TestBatches:
         assert len(same_count) < len({tuple(each) for each in orders})
         assert self.order_of(models[0], blueprint, 5) != self.order_of(models[0], blueprint, 6)
 
-    def test_a_classifier_meets_every_class_in_proportion_within_a_few_steps(self) -> None:
+    def test_a_classifier_meets_every_class_in_proportion_within_a_few_steps(self):
         labels = [0] * 60 + [1] * 25 + [2] * 14 + [3]
         examples = [Example(np.asarray([0], np.int32), np.asarray([label], np.int32)) for label in labels]
         firsts = np.zeros(len(labels))
@@ -109,7 +105,7 @@ class TestBatches:
         assert np.all(np.abs(firsts / 300 - 0.2) < 0.12)
 
     @pytest.mark.parametrize("steps", [1, 6, 1000])
-    def test_coverage_counts_each_example_that_is_visited_once(self, resident, blueprint, steps) -> None:
+    def test_coverage_counts_each_example_that_is_visited_once(self, resident, blueprint, steps):
         text = "".join(f"this is line {number} of a text without repetition\n" for number in range(10, 60))
         model = client(resident, "ada", text)
         settings = replace(SETTINGS, local_steps=steps)
@@ -119,7 +115,7 @@ class TestBatches:
         assert covered.examples == len(visited)
         assert covered.tokens == sum(len(split.train[index].tokens) for index in visited)
 
-    def test_what_is_there_many_times_counts_once(self, resident, blueprint) -> None:
+    def test_what_is_there_many_times_counts_once(self, resident, blueprint):
         records = [Record(text="one and the same\n")] * 400
         model = PeftLocalModel(resident, "ada", records, kind=RecordKind.TEXT, histogram={})
         split = model.split(blueprint.spec, replace(SETTINGS, local_steps=100))
@@ -129,9 +125,7 @@ class TestBatches:
         assert covered.tokens == SETTINGS.seq_len * len(different)
 
 
-def test_the_parts_of_an_epoch_cover_all_data_once_and_are_work_that_a_policy_sees(
-    ada: PeftLocalModel, blueprint: AdapterTemplate
-) -> None:
+def test_the_parts_of_an_epoch_cover_all_data_once_and_are_work_that_a_policy_sees(ada, blueprint):
     split = ada.split(blueprint.spec, SETTINGS)
     every = replace(SETTINGS, round_epochs=0.5)
     parts = [visited(split.train, replace(every, round=number), AdapterTask.CAUSAL_LM) for number in (1, 2)]
@@ -143,9 +137,7 @@ def test_the_parts_of_an_epoch_cover_all_data_once_and_are_work_that_a_policy_se
         ada.data_size(blueprint.spec, replace(SETTINGS, round_epochs=0.9 / len(split.train)))
 
 
-def test_texts_that_are_not_packed_are_sequences_of_their_own(
-    resident: ResidentBase, blueprint: AdapterTemplate
-) -> None:
+def test_texts_that_are_not_packed_are_sequences_of_their_own(resident, blueprint):
     texts = [Record(text="a few words"), Record(text="one more " * 40), Record(text="and the last")]
     model = PeftLocalModel(resident, "ada", texts, kind=RecordKind.TEXT, histogram={})
     split = model.split(blueprint.spec, replace(SETTINGS, packing=False))

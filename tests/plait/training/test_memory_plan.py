@@ -20,7 +20,7 @@ from plait.objectives.formula import GRPO
 from plait.training import memory_plan
 from plait.training import resident as resident_module
 from plait.training.bases import LocatedBase, locate_config
-from plait.training.blueprint import AdapterTemplate, read_base_config, shape_of
+from plait.training.blueprint import read_base_config, shape_of
 from plait.training.completions import completions_of
 from plait.training.device_shares import CONTEXT_BYTES
 from plait.training.examples import Example
@@ -59,7 +59,7 @@ def eight() -> ModelSize:
     return sized("llama-3.1-8b")
 
 
-def test_for_completions_that_do_not_fit_a_step_gives_up_nothing(eight: ModelSize) -> None:
+def test_for_completions_that_do_not_fit_a_step_gives_up_nothing(eight):
     drawing = replace(eight, training=replace(CONSTANT, drawn=64, judged=8))
     sampled = sampling_bytes(drawing, seq_len=2048)
     assert sampled > 64 * 2048 * 65 * 8 * 128 * 2 + drawing.resident_bytes
@@ -115,7 +115,7 @@ print(peak_bytes(size, sequences=1, seq_len=128, recomputed=2), peak_rss_bytes()
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system has no /proc")
-def test_a_prediction_is_within_a_tenth_of_what_a_process_on_a_cpu_has(tmp_path: Path) -> None:
+def test_a_prediction_is_within_a_tenth_of_what_a_process_on_a_cpu_has(tmp_path):
     shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 2, "num_attention_heads": 8}
     config = LlamaConfig(vocab_size=16_000, **shape, tie_word_embeddings=True, dtype="bfloat16")
     with torch.device("meta"):
@@ -129,7 +129,7 @@ def test_a_prediction_is_within_a_tenth_of_what_a_process_on_a_cpu_has(tmp_path:
     assert predicted == pytest.approx(peak, rel=0.1)
 
 
-def test_a_plan_gives_up_no_more_than_it_must(eight: ModelSize) -> None:
+def test_a_plan_gives_up_no_more_than_it_must(eight):
     needs = [peak_bytes(eight, sequences=4, seq_len=2048, recomputed=n) for n in range(eight.layers + 1)]
     assert needs == sorted(needs, reverse=True)
     assert plan_step(eight, batch=4, seq_len=2048, budget=200 * 10**9).recomputed == 0
@@ -142,7 +142,7 @@ def test_a_plan_gives_up_no_more_than_it_must(eight: ModelSize) -> None:
     assert tight.cuts > 1
 
 
-def test_what_does_not_fit_is_told_what_would(eight: ModelSize) -> None:
+def test_what_does_not_fit_is_told_what_would(eight):
     budget = 12 * 10**9
     assert not plan_step(eight, batch=1, seq_len=2048, budget=budget).fits
     assert what_would_fit(eight, seq_len=2048, budget=budget).startswith("--method qlora, or ")
@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_told_what_would(eight: ModelSize) -> None:
     assert f"--seq-len {longest}" in what_would_fit(four, seq_len=2 * longest, budget=budget)
 
 
-def test_the_embedding_stays_on_the_host_only_where_that_makes_it_fit(eight: ModelSize) -> None:
+def test_the_embedding_stays_on_the_host_only_where_that_makes_it_fit(eight):
     four, card = replace(eight, four_bits=True), 8 * 10**9 - CONTEXT_BYTES
     how = {"batch": 1, "seq_len": 2048}
     assert not plan_step(four, **how, budget=card).fits
@@ -169,7 +169,7 @@ def test_the_embedding_stays_on_the_host_only_where_that_makes_it_fit(eight: Mod
 
 
 @pytest.mark.slow
-def test_only_what_plait_computes_itself_is_predicted(tiny: LocatedBase) -> None:
+def test_only_what_plait_computes_itself_is_predicted(tiny):
     config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     assert size_of(config, designed(tiny, "dora").spec, value_bytes=4) is None
 
@@ -179,9 +179,7 @@ def fresh(tiny: LocatedBase) -> ResidentBase:
     return held(tiny)
 
 
-def test_a_limit_decides_how_many_blocks_are_computed_twice(
-    fresh: ResidentBase, blueprint: AdapterTemplate, tiny: LocatedBase
-) -> None:
+def test_a_limit_decides_how_many_blocks_are_computed_twice(fresh, blueprint, tiny):
     config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     size = size_of(config, blueprint.spec, value_bytes=4, on_cpu=True, training=CONSTANT)
     fresh.plan_steps(blueprint.spec, SETTINGS)
@@ -194,18 +192,14 @@ def test_a_limit_decides_how_many_blocks_are_computed_twice(
     assert fresh.step_memory == StepMemory(), "a shorter sequence gives up less"
 
 
-def test_a_step_that_cannot_fit_is_one_line_before_the_base_is_loaded(
-    fresh: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_that_cannot_fit_is_one_line_before_the_base_is_loaded(fresh, blueprint, monkeypatch):
     monkeypatch.setattr(resident_module, "memory_for_steps", lambda *_: 1_000_000)
     for _ in range(2):  # the second time too
         with pytest.raises(MachineError, match=r"24 tokens a sequence needs .* may take 0.0 GB; what would fit: .*GB"):
             fresh.plan_steps(blueprint.spec, SETTINGS)
 
 
-def test_what_is_planned_for_the_embedding_is_done_and_undone(
-    fresh: ResidentBase, blueprint: AdapterTemplate, tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_planned_for_the_embedding_is_done_and_undone(fresh, blueprint, tiny, monkeypatch):
     size = size_of(read_base_config(tiny.directory, AdapterTask.CAUSAL_LM), blueprint.spec, value_bytes=4)
     monkeypatch.setattr(memory_plan, "has_memory_of_its_own", lambda _: True)
     honest, placed = memory_plan.size_of, []
@@ -223,13 +217,7 @@ def test_what_is_planned_for_the_embedding_is_done_and_undone(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seq_len", [24, 160])
-def test_keys_and_values_of_completions_are_those_of_the_cache(
-    fresh: ResidentBase,
-    blueprint: AdapterTemplate,
-    tiny: LocatedBase,
-    monkeypatch: pytest.MonkeyPatch,
-    seq_len: int,
-) -> None:
+def test_keys_and_values_of_completions_are_those_of_the_cache(fresh, blueprint, tiny, monkeypatch, seq_len):
     caches: list[DynamicCache] = []
 
     class Kept(DynamicCache):

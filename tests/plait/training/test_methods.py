@@ -1,7 +1,6 @@
 import warnings
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from transformers import AutoModelForCausalLM
 from plait.adapters import AdapterState, AdapterTask, parse_spec, save_peft_directory
 from plait.adapters.methods import METHODS
 from plait.errors import ConfigError
-from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate, design_from_spec, read_base_config
 from plait.training.examples import Example
 from plait.training.peft_adapter import servable
@@ -39,9 +37,7 @@ def trained(resident: ResidentBase, blueprint: AdapterTemplate) -> AdapterState:
 @pytest.mark.parametrize(
     "method", ["lora", *(pytest.param(each, marks=pytest.mark.slow) for each in PLAIN if each != "lora")]
 )
-def test_a_trained_adapter_reloads_in_plain_peft_with_equal_logits(
-    method: str, tiny: LocatedBase, resident: ResidentBase, tmp_path: Path
-) -> None:
+def test_a_trained_adapter_reloads_in_plain_peft_with_equal_logits(method, tiny, resident, tmp_path):
     blueprint = made(tiny, method)
     after = trained(resident, blueprint)
     assert not np.array_equal(after.flat, blueprint.initial.flat)
@@ -63,7 +59,7 @@ def test_a_trained_adapter_reloads_in_plain_peft_with_equal_logits(
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("prompt", "prefix", "p_tuning")])
-def test_the_initial_adapter_changes_nothing(method: str, tiny: LocatedBase, resident: ResidentBase) -> None:
+def test_the_initial_adapter_changes_nothing(method, tiny, resident):
     if METHODS[method].quantised:
         pytest.skip("its base is another one")
     blueprint = made(tiny, method)
@@ -75,7 +71,7 @@ def test_the_initial_adapter_changes_nothing(method: str, tiny: LocatedBase, res
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_peer_derives_the_same_adapter_from_the_spec_alone(method: str, tiny: LocatedBase) -> None:
+def test_a_peer_derives_the_same_adapter_from_the_spec_alone(method, tiny):
     ours = made(tiny, method)
     config = read_base_config(tiny.directory, AdapterTask.CAUSAL_LM)
     theirs = design_from_spec(config, parse_spec(ours.spec.text), weights=tiny.directory)
@@ -94,8 +90,6 @@ def test_a_peer_derives_the_same_adapter_from_the_spec_alone(method: str, tiny: 
         ({"method": "lora_xs", "rank": 200}, "does not fit this base: `r` .200. must be less"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_nearest(
-    options: dict[str, object], message: str, tiny: LocatedBase
-) -> None:
+def test_what_cannot_be_is_refused_with_the_nearest(options, message, tiny):
     with pytest.raises(ConfigError, match=message):
         designed(tiny, **options)

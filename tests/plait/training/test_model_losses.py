@@ -104,9 +104,7 @@ def gradients(model: torch.nn.Module, loss: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_losses_and_gradients_are_those_of_all_logits_at_once(
-    make: Callable[[], torch.nn.Module], sliced: list[int]
-) -> None:
+def test_losses_and_gradients_are_those_of_all_logits_at_once(make, sliced):
     model = make().train()
     loss = BatchLoss(model)
     ours = loss(batch())
@@ -121,7 +119,7 @@ def test_losses_and_gradients_are_those_of_all_logits_at_once(
     assert len(by_sequence) == len(batch())
 
 
-def test_a_head_whose_result_the_model_changes_is_not_sliced(sliced: list[int]) -> None:
+def test_a_head_whose_result_the_model_changes_is_not_sliced(sliced):
     model = get_peft_model(gemma(0.5), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")).train()
     ours = BatchLoss(model)(batch())
     theirs = ModelLosses(model).total(batch())

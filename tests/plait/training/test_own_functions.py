@@ -45,7 +45,7 @@ def cross_entropy() -> float:
     return -float(log_softmax(LOGITS)[np.arange(6), LABELS].sum())
 
 
-def test_a_mean_over_the_labels_is_found_out() -> None:
+def test_a_mean_over_the_labels_is_found_out():
     def mean(logits, labels, adapter):
         return torch.nn.functional.cross_entropy(logits, labels)
 
@@ -55,7 +55,7 @@ def test_a_mean_over_the_labels_is_found_out() -> None:
     assert mean_note("cross_entropy") == ""
 
 
-def test_a_loss_of_ones_own_has_options_and_wrong_names_are_told_the_nearest() -> None:
+def test_a_loss_of_ones_own_has_options_and_wrong_names_are_told_the_nearest():
     def scaled(logits, labels, adapter, *, factor: float = 2.0):
         return factor * torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
 
@@ -81,7 +81,7 @@ def train(resident, blueprint):
     return trained
 
 
-def test_a_functions_cross_entropy_trains_as_plaits_own_and_the_reported_loss_stays(train) -> None:
+def test_a_functions_cross_entropy_trains_as_plaits_own_and_the_reported_loss_stays(train):
     def same(logits, labels, adapter):
         return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
 
@@ -96,7 +96,7 @@ def test_a_functions_cross_entropy_trains_as_plaits_own_and_the_reported_loss_st
     np.testing.assert_allclose(own.state.flat, plain.state.flat, atol=2e-4)
 
 
-def test_the_received_logits_are_those_before_the_first_step(train) -> None:
+def test_the_received_logits_are_those_before_the_first_step(train):
     gaps: list[float] = []
 
     def look(logits, labels, adapter):
@@ -111,7 +111,7 @@ def test_the_received_logits_are_those_before_the_first_step(train) -> None:
     assert gaps[2] > 100 * max(gaps[0], 1e-6)
 
 
-def test_what_a_loss_raises_is_told_by_its_place_and_never_quoted(train) -> None:
+def test_what_a_loss_raises_is_told_by_its_place_and_never_quoted(train):
     def loud(logits, labels, adapter):
         raise RuntimeError("the text of a client")
 

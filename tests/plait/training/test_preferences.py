@@ -50,7 +50,7 @@ def likelihood(model, example) -> float:
 @pytest.mark.parametrize(
     "method", ["lora", "dora", "ia3", "prompt", "full", "lora_xs", "vera", "bottleneck", "pfeiffer"]
 )
-def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, resident, method) -> None:
+def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, resident, method):
     made = designed(tiny, method)
     split = client(resident).split(made.spec, SETTINGS)
     model = resident.with_adapter(made.spec, moved(made))
@@ -69,7 +69,7 @@ def test_the_reference_is_the_base_and_leaves_the_adapter_as_it_was(tiny, reside
 
 
 @pytest.mark.slow
-def test_losses_and_leads_are_those_of_the_replies_likelihoods(resident, blueprint) -> None:
+def test_losses_and_leads_are_those_of_the_replies_likelihoods(resident, blueprint):
     split = client(resident).split(blueprint.spec, SETTINGS)
     model, objective = resident.with_adapter(blueprint.spec, moved(blueprint)), formula_named("dpo:beta=0.3")
     references = {}
@@ -106,7 +106,7 @@ class Own(DPO):
         (no_memory, torch.OutOfMemoryError, "none is left"),
     ],
 )
-def test_an_objective_of_ones_own_that_fails_is_one_line(resident, blueprint, gives, error, message) -> None:
+def test_an_objective_of_ones_own_that_fails_is_one_line(resident, blueprint, gives, error, message):
     split = client(resident).split(blueprint.spec, SETTINGS)
     model, references = resident.with_adapter(blueprint.spec, moved(blueprint)), {}
     learn_references(references, model, split.train[:2])
@@ -117,7 +117,7 @@ def test_an_objective_of_ones_own_that_fails_is_one_line(resident, blueprint, gi
 
 
 @pytest.mark.slow
-def test_training_prefers_the_chosen_reply_and_the_same_seed_gives_the_same_bits(resident, blueprint) -> None:
+def test_training_prefers_the_chosen_reply_and_the_same_seed_gives_the_same_bits(resident, blueprint):
     local = client(resident)
     before = local.evaluate(blueprint.spec, blueprint.initial, SETTINGS)
     job = TrainJob(local, blueprint.spec, SETTINGS, blueprint.initial, blueprint.initial)
@@ -133,7 +133,7 @@ def test_training_prefers_the_chosen_reply_and_the_same_seed_gives_the_same_bits
     assert again.state.digest() == trained.state.digest()
 
 
-def test_before_training_half_of_the_rewards_count_as_right(resident, blueprint) -> None:
+def test_before_training_half_of_the_rewards_count_as_right(resident, blueprint):
     early = client(resident).evaluate(blueprint.spec, blueprint.initial, SETTINGS)
     assert replace(early, leads=(0.0,) * 4).since(None).correct == 2
     assert replace(early, leads=(0.0, 0.0, 0.0, -1.0)).since(None).correct == 1
@@ -141,7 +141,7 @@ def test_before_training_half_of_the_rewards_count_as_right(resident, blueprint)
     assert type(early).from_bytes(early.to_bytes()) == early
 
 
-def test_a_reply_beyond_the_sequence_length_is_left_out_with_its_pair(resident) -> None:
+def test_a_reply_beyond_the_sequence_length_is_left_out_with_its_pair(resident):
     long = pair(1, chosen="x " * 200)
 
     def made(records, seq_len):
@@ -158,7 +158,7 @@ def test_a_reply_beyond_the_sequence_length_is_left_out_with_its_pair(resident) 
     assert made([pair(1, chosen="x " * 200, rejected="x " * 201)], 32) == []
 
 
-def test_supervised_fine_tuning_of_pairs_learns_the_chosen_replies(resident) -> None:
+def test_supervised_fine_tuning_of_pairs_learns_the_chosen_replies(resident):
     def made(records, kind):
         return tokenise(records, resident.tokenizer, ExampleFormat(kind, AdapterTask.CAUSAL_LM, (), 32))
 
@@ -181,12 +181,12 @@ def test_supervised_fine_tuning_of_pairs_learns_the_chosen_replies(resident) -> 
         (RecordKind.LABEL, AdapterTask.CAUSAL_LM, "sft", "label records, expected text, prompts or messages"),
     ],
 )
-def test_records_that_do_not_fit_the_objective_are_refused(kind, task, objective, said) -> None:
+def test_records_that_do_not_fit_the_objective_are_refused(kind, task, objective, said):
     with pytest.raises(DataError, match=said):
         check_kind(kind, task, objective)
 
 
-def test_what_the_sequence_length_cuts_is_counted(resident, blueprint) -> None:
+def test_what_the_sequence_length_cuts_is_counted(resident, blueprint):
     records = [*PAIRS, pair(20, chosen="x " * 200), replace(pair(21), messages=(Message("user", "why " * 200),))]
     size = client(resident, records).data_size(blueprint.spec, SETTINGS)
     assert (size.cut_examples, size.left_out_examples) == (1, 1)

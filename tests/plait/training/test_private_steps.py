@@ -9,14 +9,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSeque
 from plait.adapters import AdapterTask
 from plait.errors import ConfigError
 from plait.privacy.client import Charge, RecordPrivacy
-from plait.training.blueprint import AdapterTemplate
 from plait.training.examples import IGNORED, Example, count_labels
 from plait.training.fused import language_model
 from plait.training.fused.language_model import recognise
 from plait.training.learner import Learner, LocalTraining, TrainingInputs
 from plait.training.losses import BatchLoss, StepMemory
 from plait.training.private_steps import ExampleGradients, Units, train_privately
-from plait.training.resident import ResidentBase, adapter_parameters
+from plait.training.resident import adapter_parameters
 from plait.training.trainer import only_trained
 from tests.plait.training.conftest import SETTINGS as SMALL
 from tests.plait.training.conftest import designed
@@ -59,9 +58,7 @@ def moved(parameters, seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", ["AB", "A", "B"])
 @pytest.mark.parametrize("together", [1, 3, 8])
-def test_fused_gradients_are_those_of_one_example_after_another(
-    resident: ResidentBase, blueprint: AdapterTemplate, monkeypatch, trained, together
-) -> None:
+def test_fused_gradients_are_those_of_one_example_after_another(resident, blueprint, monkeypatch, trained, together):
     model = resident.with_adapter(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
     moved(parameters, 3)
@@ -82,9 +79,7 @@ def test_fused_gradients_are_those_of_one_example_after_another(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("together", [1, 3])
-def test_fused_gradients_of_square_matrices_are_those_of_peft_s_modules(
-    resident: ResidentBase, tiny, monkeypatch, together
-) -> None:
+def test_fused_gradients_of_square_matrices_are_those_of_peft_s_modules(resident, tiny, monkeypatch, together):
     """LoRA-XS: R between fixed factors, for one adapter and for several at once."""
     blueprint = designed(tiny, "lora_xs")
     model = resident.with_adapter(blueprint.spec, blueprint.initial)
@@ -115,7 +110,7 @@ def adapted(model, **settings):
     return peft, parameters
 
 
-def test_other_models_give_the_gradients_of_their_own_modules() -> None:
+def test_other_models_give_the_gradients_of_their_own_modules():
     small = GPT2Config(
         vocab_size=2000, n_positions=32, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
     )
@@ -128,7 +123,7 @@ def test_other_models_give_the_gradients_of_their_own_modules() -> None:
     assert all(parameter.grad is None for parameter in parameters)
 
 
-def test_a_classifier_has_one_term_per_example() -> None:
+def test_a_classifier_has_one_term_per_example():
     small = LlamaConfig(
         vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0,
         num_labels=3,
@@ -174,7 +169,7 @@ def gradients(monkeypatch) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("clip_norm", [0.5, None])
 @pytest.mark.parametrize("sides", ["AB", "B"])
-def test_a_step_s_gradient_is_the_mean_of_clipped_ones(resident, blueprint, gradients, clip_norm, sides) -> None:
+def test_a_step_s_gradient_is_the_mean_of_clipped_ones(resident, blueprint, gradients, clip_norm, sides):
     trained(resident, blueprint, replace(SILENT, clip_norm=clip_norm), local_steps=1, trained=sides)
     model = resident.with_adapter(blueprint.spec, blueprint.initial)
     parameters = adapter_parameters(model, blueprint.spec.layout)
@@ -194,7 +189,7 @@ def test_a_step_s_gradient_is_the_mean_of_clipped_ones(resident, blueprint, grad
     assert not gradients[0][~moves].any()
 
 
-def test_no_record_moves_the_sum_by_more_than_the_clip_norm(resident, blueprint, gradients) -> None:
+def test_no_record_moves_the_sum_by_more_than_the_clip_norm(resident, blueprint, gradients):
     # Noise and rounding are the same under one key, so what differs is the records' own.
     other = [*some_rows(77, 1), *ROWS[1:]]
     for rows in (ROWS, other):
@@ -203,7 +198,7 @@ def test_no_record_moves_the_sum_by_more_than_the_clip_norm(resident, blueprint,
     assert 0.1 < 6 * np.linalg.norm(gradients[0] - gradients[1]) <= 2 * 0.5 * 1.05
 
 
-def test_a_person_with_many_records_moves_the_sum_no_more_than_one_with_one(resident, blueprint, gradients) -> None:
+def test_a_person_with_many_records_moves_the_sum_no_more_than_one_with_one(resident, blueprint, gradients):
     # One group has nine records, of which eight take part in a step; the two others have one each.
     rows, groups, privacy = [*ROWS[:2], *some_rows(77, 9)], [0, 1, *(2,) * 9], replace(SILENT, records=3, batch=3)
     trained(resident, blueprint, privacy, rows=rows[:3], groups=groups[:3], group_records=8, local_steps=1)
@@ -213,7 +208,7 @@ def test_a_person_with_many_records_moves_the_sum_no_more_than_one_with_one(resi
     assert (gradients[0] == gradients[2]).all()
 
 
-def test_a_group_s_sum_is_clipped_and_no_step_has_more_of_it_than_agreed(resident, blueprint, gradients) -> None:
+def test_a_group_s_sum_is_clipped_and_no_step_has_more_of_it_than_agreed(resident, blueprint, gradients):
     loose = replace(SILENT, records=2, batch=2, clip_norm=20.0, noise=2e-6)
     trained(resident, blueprint, loose, groups=[0, 0, 0, 0, 1, 1], group_records=4, local_steps=1)
     trained(resident, blueprint, replace(loose, records=6, batch=6), local_steps=1)
@@ -226,16 +221,14 @@ def test_a_group_s_sum_is_clipped_and_no_step_has_more_of_it_than_agreed(residen
 
 
 @pytest.mark.slow
-def test_one_key_gives_one_result_and_another_key_another(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
+def test_one_key_gives_one_result_and_another_key_another(resident, blueprint):
     privacy = replace(SILENT, batch=3, noise=1.0)
     first, again, other = (trained(resident, blueprint, privacy, key=key) for key in (KEY, KEY, b"o" * 32))
     assert first.flat.tobytes() == again.flat.tobytes()
     assert first.flat.tobytes() != other.flat.tobytes()
 
 
-def test_blocks_are_computed_twice_as_planned_and_nothing_else_is_given_up(
-    resident: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_are_computed_twice_as_planned_and_nothing_else_is_given_up(resident, blueprint, monkeypatch):
     twice: list[bool] = []
     honest = language_model.run_block
 
@@ -255,12 +248,12 @@ def test_blocks_are_computed_twice_as_planned_and_nothing_else_is_given_up(
     assert not twice[half + 1]
 
 
-def test_nothing_is_reported_that_no_noise_covers(resident, blueprint) -> None:
+def test_nothing_is_reported_that_no_noise_covers(resident, blueprint):
     report = trained(resident, blueprint, replace(SILENT, batch=3)).report
     assert (report.loss, report.first_loss, report.tokens, report.seconds, report.shortened) == (0.0, 0.0, 0, 0.0, 0.0)
 
 
-def test_what_cannot_be_private_is_refused(resident, blueprint) -> None:
+def test_what_cannot_be_private_is_refused(resident, blueprint):
     with pytest.raises(ConfigError, match="one that is found in the data would not be private"):
         trained(resident, blueprint, SILENT, learning_rate=0.0)
     with pytest.raises(ConfigError, match="6 examples, expected the 7 that are paid for"):

@@ -1,7 +1,5 @@
 """A base in four bits, by bitsandbytes."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from peft import PeftModel
@@ -10,7 +8,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from plait.adapters import AdapterTask, save_peft_directory
 from plait.adapters.method import AdapterRequest
 from plait.errors import ConfigError
-from plait.training.bases import LocatedBase
 from plait.training.blueprint import design, read_base_config
 from plait.training.device import Compute, check_four_bits
 from plait.training.fused.language_model import recognise
@@ -20,10 +17,7 @@ from tests.plait.training.test_methods import TOKENS, trained
 
 
 @pytest.mark.extra("qlora")
-def test_it_trains_and_reloads_as_transformers_and_peft_load_it(
-    tiny: LocatedBase,
-    tmp_path: Path,
-) -> None:
+def test_it_trains_and_reloads_as_transformers_and_peft_load_it(tiny, tmp_path):
     config = LlamaConfig(
         vocab_size=2048, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
     )
@@ -52,7 +46,7 @@ def test_it_trains_and_reloads_as_transformers_and_peft_load_it(
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)
 
 
-def test_without_bitsandbytes_or_its_kernels_it_is_refused_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bitsandbytes_or_its_kernels_it_is_refused_with_the_nearest(monkeypatch):
     with pytest.raises(ConfigError, match=r"on device 'mps', expected cpu or cuda.*nearest: method 'lora'"):
         check_four_bits("mps")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)

@@ -82,9 +82,7 @@ def read_pair(delta: AdapterState) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-def test_without_terms_the_attack_reads_the_text_and_with_terms_nothing_leaves(
-    victim: PeftLocalModel, resident: ResidentBase, hostile
-) -> None:
+def test_without_terms_the_attack_reads_the_text_and_with_terms_nothing_leaves(victim, resident, hostile):
     spec, settings, task = hostile
     pairs = {tuple(map(int, example.tokens)) for example in victim.split(spec, settings).train}
     trusting = Participant("ada", victim, DictMemory())
@@ -119,13 +117,13 @@ def test_without_terms_the_attack_reads_the_text_and_with_terms_nothing_leaves(
         {"method": "full"},
     ],
 )
-def test_a_run_that_announces_the_attack_is_refused_at_the_welcome(resident: ResidentBase, said) -> None:
+def test_a_run_that_announces_the_attack_is_refused_at_the_welcome(resident, said):
     config = RunConfig(base="tiny", bits="fp32", **said)
     with pytest.raises(PolicyError, match="of this client's policy allows"):
         resolve(settle(config)).terms("ada", policy=Policy())
 
 
-def test_a_client_with_little_data_trains_on_none_of_it(resident: ResidentBase, victim: PeftLocalModel) -> None:
+def test_a_client_with_little_data_trains_on_none_of_it(resident, victim):
     config = RunConfig(base="tiny", seq_len=16)
     terms = resolve(settle(config)).terms("ada")
     covered = victim.coverage(terms.own, terms.tasks.to_train(1, "ada"))

@@ -16,14 +16,14 @@ from tests.plait.training.conftest import designed, moved
 CPU = Compute(torch.device("cpu"), torch.float32)
 
 
-def test_what_is_loaded_is_read_back_bit_for_bit(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
+def test_what_is_loaded_is_read_back_bit_for_bit(resident, blueprint):
     for seed in (1, 2):
         state = moved(blueprint, seed)
         model = resident.with_adapter(blueprint.spec, state)
         assert read_adapter(model, state).digest() == state.digest()
 
 
-def test_an_adapter_of_another_base_is_refused(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
+def test_an_adapter_of_another_base_is_refused(resident, blueprint):
     shapes = {slot.name.replace("layers.0", "layers.9"): slot.shape for slot in blueprint.spec.layout.slots}
     other = replace(blueprint.spec, layout=Layout.of(shapes))
     with pytest.raises(BaseMismatchError, match="tensors are not"):
@@ -57,9 +57,7 @@ def fresh(tiny: LocatedBase, seq_len: int = 32, *, compute: Compute = CPU, **how
 # PEFT still hands its prefix over under a name that transformers is about to drop.
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
-def test_the_base_is_read_once_whatever_adapters_follow_one_another(
-    tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_base_is_read_once_whatever_adapters_follow_one_another(tiny, monkeypatch):
     methods = ("lora", "dora", "lora_xs", "vera", "ia3", "pfeiffer", "prefix", "full")
     made = {name: designed(tiny, name) for name in methods}
     expected = {name: logits(fresh(tiny), made[name]) for name in methods}
@@ -69,9 +67,7 @@ def test_the_base_is_read_once_whatever_adapters_follow_one_another(
     assert loads.count == 1
 
 
-def test_a_base_goes_straight_to_its_device(
-    tiny: LocatedBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_base_goes_straight_to_its_device(tiny, blueprint, monkeypatch):
     asked: list[object] = []
 
     def load(*_: object, **how: object) -> object:
@@ -92,7 +88,7 @@ def test_a_base_goes_straight_to_its_device(
 
 
 @pytest.mark.slow
-def test_a_base_that_an_adapter_changed_is_read_again(tiny: LocatedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_an_adapter_changed_is_read_again(tiny, monkeypatch):
     plain, whole = designed(tiny, "lora"), designed(tiny, "vera")
     expected = logits(fresh(tiny), plain)
     loads, base = Loads(monkeypatch), fresh(tiny)
@@ -105,9 +101,7 @@ def test_a_base_that_an_adapter_changed_is_read_again(tiny: LocatedBase, monkeyp
 
 
 @pytest.mark.slow
-def test_the_next_runs_base_is_the_one_in_memory_if_it_is_the_same(
-    tiny: LocatedBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_runs_base_is_the_one_in_memory_if_it_is_the_same(tiny, blueprint, monkeypatch):
     other = designed(tiny, "vera")
     expected = logits(fresh(tiny, 1024), other)
     first, longer = fresh(tiny), fresh(tiny, 1024)

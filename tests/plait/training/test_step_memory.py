@@ -38,22 +38,17 @@ def train(resident: ResidentBase, blueprint: AdapterTemplate) -> Callable[[StepM
 
 
 @pytest.mark.parametrize("blocks", [1, ALL_BLOCKS])
-def test_blocks_computed_twice_give_the_same_bits(train: Callable[[StepMemory], np.ndarray], blocks: int) -> None:
+def test_blocks_computed_twice_give_the_same_bits(train, blocks):
     assert train(StepMemory(recomputed=blocks)).tobytes() == train(StepMemory()).tobytes()
 
 
-def test_a_batch_in_parts_gives_the_same_update(train: Callable[[StepMemory], np.ndarray]) -> None:
+def test_a_batch_in_parts_gives_the_same_update(train):
     np.testing.assert_allclose(train(StepMemory(cuts=4)), train(StepMemory()), rtol=2e-3, atol=2e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("room", "cuts"), [(2, 2), (1, 4)])
-def test_what_does_not_fit_gives_way_and_is_remembered(
-    train: Callable[[StepMemory], np.ndarray],
-    monkeypatch: pytest.MonkeyPatch,
-    room: int,
-    cuts: int,
-) -> None:
+def test_what_does_not_fit_gives_way_and_is_remembered(train, monkeypatch, room, cuts):
     plain = train(StepMemory())
     honest = FusedLanguageModel.token_losses
     attempts: list[tuple[int, int]] = []
@@ -76,9 +71,7 @@ def test_what_does_not_fit_gives_way_and_is_remembered(
     assert all(size <= room for size, _ in attempts[before:]), "the next training begins with what was learnt"
 
 
-def test_out_of_memory_in_the_backward_pass_leaves_no_part_of_a_gradient(
-    train: Callable[[StepMemory], np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_in_the_backward_pass_leaves_no_part_of_a_gradient(train, monkeypatch):
     plain = train(StepMemory())
     honest, calls = torch.Tensor.backward, 0
 
@@ -93,9 +86,7 @@ def test_out_of_memory_in_the_backward_pass_leaves_no_part_of_a_gradient(
     assert train(StepMemory()).tobytes() == plain.tobytes()
 
 
-def test_one_sequence_that_does_not_fit_is_one_line(
-    train: Callable[[StepMemory], np.ndarray], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_sequence_that_does_not_fit_is_one_line(train, monkeypatch):
     def never(*_args: object, **_how: object) -> object:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -104,9 +95,7 @@ def test_one_sequence_that_does_not_fit_is_one_line(
         train(StepMemory())
 
 
-def test_an_evaluation_gives_way_too(
-    resident: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_gives_way_too(resident, blueprint, monkeypatch):
     model = resident.with_adapter(blueprint.spec, blueprint.initial)
     whole = measure_losses(model, rows(), batch_size=6)
     honest = losses.BatchLoss.by_sequence
@@ -123,9 +112,7 @@ def test_an_evaluation_gives_way_too(
 
 
 @pytest.mark.slow
-def test_a_text_that_does_not_fit_is_one_line_and_the_next_is_made(
-    resident: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_that_does_not_fit_is_one_line_and_the_next_is_made(resident, blueprint, monkeypatch):
     speaker = TextGenerator(resident, blueprint.spec, blueprint.initial)
 
     def ask() -> list[str]:
@@ -152,9 +139,7 @@ def movement(done: LocalTraining, made: AdapterTemplate) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
-    resident: ResidentBase, halves: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(resident, halves, blueprint, monkeypatch):
     long = replace(HALVES, local_steps=1, batch_size=6, gradient_accumulation_steps=1)
     expected = movement(train_on(resident, blueprint, rows(), long), blueprint)
     scaled = movement(train_on(halves, blueprint, rows(), long), blueprint)
@@ -166,9 +151,7 @@ def test_in_float16_the_update_is_that_of_float32_and_small_gradients_count(
 
 
 @pytest.mark.slow
-def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along(
-    halves: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along(halves, blueprint, monkeypatch):
     plain = train_on(halves, blueprint, rows(), HALVES)
     monkeypatch.setattr(trainer, "FIRST_SCALE", 2.0**25)
     factors: list[float] = []
@@ -190,8 +173,8 @@ def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along
 
 @pytest.mark.slow
 def test_a_step_whose_losses_overflow_is_left_out_and_a_training_of_such_steps_is_one_line(
-    halves: ResidentBase, blueprint: AdapterTemplate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    halves, blueprint, monkeypatch
+):
     honest, calls = trainer.BatchLoss.__call__, 0
 
     def overflowing(self: trainer.BatchLoss, batch: list[Example]) -> torch.Tensor:

@@ -12,7 +12,6 @@ from plait.adapters import AdapterState, AdapterTask, norm, subtract
 from plait.errors import Abandoned
 from plait.rounds.local_model import NOTHING, Carried
 from plait.training import trainer
-from plait.training.bases import LocatedBase
 from plait.training.blueprint import AdapterTemplate
 from plait.training.examples import IGNORED, Example
 from plait.training.learner import EPSILON, FlatAdamW, Learner, LocalTraining, TrainingInputs, schedule_factor
@@ -76,9 +75,7 @@ def run(resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example])
     return train
 
 
-def test_an_evaluation_on_a_cpu_computes_short_sequences_together(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_on_a_cpu_computes_short_sequences_together(resident, blueprint, rows, monkeypatch):
     model = resident.with_adapter(blueprint.spec, AdapterState(blueprint.spec.layout, beginning(blueprint)))
     sizes, measured = list[int](), BatchLoss.by_sequence
     monkeypatch.setattr(BatchLoss, "by_sequence", lambda self, batch: sizes.append(len(batch)) or measured(self, batch))
@@ -90,9 +87,7 @@ def test_an_evaluation_on_a_cpu_computes_short_sequences_together(
 
 
 @pytest.mark.slow
-def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(
-    run: Run, resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
-) -> None:
+def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(run, resident, blueprint, rows):
     movement = np.random.default_rng(2).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     # A norm that the gradient is clipped to and loss terms change the step alone.
     settings = replace(SETTINGS, max_grad_norm=1e-3, proximal=0.1)
@@ -106,7 +101,7 @@ def test_the_slope_along_a_movement_is_the_losss_derivative_before_any_step(
     assert done.report.slope == pytest.approx((loss(0.01) - loss(-0.01)) / 0.02, rel=0.05)
 
 
-def test_the_slope_has_the_same_bits_wherever_the_movement_lies_in_memory(rows: list[Example]) -> None:
+def test_the_slope_has_the_same_bits_wherever_the_movement_lies_in_memory(rows):
     generator, size = np.random.default_rng(3), 9_400
     gradient, values = torch.from_numpy(generator.normal(size=size).astype(np.float32)), generator.normal(size=size)
 
@@ -122,8 +117,8 @@ def test_the_slope_has_the_same_bits_wherever_the_movement_lies_in_memory(rows: 
 
 @pytest.mark.slow
 def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_one_finds_the_rate_for_that(
-    run: Run, resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
-) -> None:
+    run, resident, blueprint, rows
+):
     state = AdapterState(blueprint.spec.layout, beginning(blueprint))
     model = resident.with_adapter(blueprint.spec, state).train()
     parameters = adapter_parameters(model, blueprint.spec.layout)
@@ -157,7 +152,7 @@ def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_o
 
 
 @pytest.mark.slow
-def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(run: Run) -> None:
+def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(run):
     unknown = replace(SETTINGS, learning_rate=0.0)
     found = run(unknown)
     rate = found.report.learning_rate
@@ -175,7 +170,7 @@ def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(run: Run
     np.testing.assert_array_equal(again.flat, given.flat)
 
 
-def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does_not_move() -> None:
+def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does_not_move():
     tokens = np.arange(3, 35, dtype=np.int32)
 
     def found(still: float, trained: tuple[bool, ...], task: AdapterTask) -> tuple[float | None, float]:
@@ -206,9 +201,7 @@ def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does
         (1, 63, "sft", 0.25),  # of a text all tokens count but the first
     ],
 )
-def test_a_step_on_a_short_answer_may_predict_a_larger_fall(
-    prompt: int, counted: int, objective: str, fraction: float
-) -> None:
+def test_a_step_on_a_short_answer_may_predict_a_larger_fall(prompt, counted, objective, fraction):
     tokens = np.arange(3, 3 + prompt + counted, dtype=np.int32)
     short_answer = Example(tokens, np.where(np.arange(len(tokens)) < prompt, IGNORED, tokens).astype(np.int32))
     settings = replace(SETTINGS, learning_rate=0.0, batch_size=1, objective=objective)
@@ -232,8 +225,8 @@ def test_a_step_on_a_short_answer_may_predict_a_larger_fall(
     ],
 )
 def test_a_rate_follows_the_slope_where_the_last_step_ended_unless_that_step_was_shortened(
-    schedule: str, loss: float, gradient: float, expected: float
-) -> None:
+    schedule, loss, gradient, expected
+):
     tokens = np.arange(3, 35, dtype=np.int32)
     settings = replace(SETTINGS, learning_rate=0.1, lr_schedule=schedule)
     learner = learner_of([Example(tokens, tokens)], settings, np.zeros(2, np.float32), [1, 1])
@@ -242,7 +235,7 @@ def test_a_rate_follows_the_slope_where_the_last_step_ended_unless_that_step_was
     assert learner.finish(0.0).report.learning_rate == pytest.approx(expected, rel=1e-4)
 
 
-def test_no_rate_is_found_where_nothing_can_be_learned() -> None:
+def test_no_rate_is_found_where_nothing_can_be_learned():
     tokens = np.arange(3, 35, dtype=np.int32)
     nothing = [Example(tokens, np.where(np.arange(32) == 5, tokens, IGNORED).astype(np.int32))]
     start = np.array([0.5, -0.5, 0], np.float32)
@@ -260,9 +253,7 @@ def test_no_rate_is_found_where_nothing_can_be_learned() -> None:
 
 
 @pytest.mark.slow
-def test_steps_equal_torchs_own_adamw_on_pefts_parameters(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_steps_equal_torchs_own_adamw_on_pefts_parameters(resident, blueprint, rows, monkeypatch):
     monkeypatch.setattr("plait.training.learner.LARGEST_FALL", math.inf)
     settings = replace(SETTINGS, weight_decay=0.1, max_grad_norm=0.05, batch_size=8)
     ours = trained(resident, blueprint, rows, settings)
@@ -281,9 +272,7 @@ def test_steps_equal_torchs_own_adamw_on_pefts_parameters(
 
 
 @pytest.mark.slow
-def test_a_bfloat16_base_trains_float32_masters(
-    tiny: LocatedBase, blueprint: AdapterTemplate, rows: list[Example]
-) -> None:
+def test_a_bfloat16_base_trains_float32_masters(tiny, blueprint, rows):
     after = trained(held(tiny, torch.bfloat16), blueprint, rows, replace(SETTINGS, learning_rate=1e-4))
     step = subtract(after, blueprint.initial).flat
     # Steps of 1e-4 on values of up to 0.09 would mostly vanish in bfloat16, whose neighbours are 2**-12 apart there.
@@ -292,16 +281,14 @@ def test_a_bfloat16_base_trains_float32_masters(
 
 
 @pytest.mark.slow
-def test_accumulating_gradients_equals_one_large_batch(
-    resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example]
-) -> None:
+def test_accumulating_gradients_equals_one_large_batch(resident, blueprint, rows):
     whole = trained(resident, blueprint, rows, replace(SETTINGS, batch_size=4))
     parts = trained(resident, blueprint, rows, replace(SETTINGS, batch_size=2, gradient_accumulation_steps=2))
     assert norm(subtract(whole, parts)) < 1e-3 * norm(subtract(whole, blueprint.initial))
 
 
 @pytest.mark.parametrize("side", ["A", "B"])
-def test_only_the_trained_side_moves(run: Run, resident: ResidentBase, blueprint: AdapterTemplate, side: str) -> None:
+def test_only_the_trained_side_moves(run, resident, blueprint, side):
     settings = replace(SETTINGS, trained=side, weight_decay=0.1, proximal=0.1)
     values = np.random.default_rng(2).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     before = AdapterState(blueprint.spec.layout, values)
@@ -316,7 +303,7 @@ def test_only_the_trained_side_moves(run: Run, resident: ResidentBase, blueprint
     assert all(parameter.requires_grad for parameter in adapter_parameters(carried, blueprint.spec.layout))
 
 
-def test_fedprox_pulls_towards_the_adapter_received(run: Run, blueprint: AdapterTemplate) -> None:
+def test_fedprox_pulls_towards_the_adapter_received(run, blueprint):
     plain, pulled = (run(replace(SETTINGS, local_steps=2, proximal=mu)).moments.mean for mu in (0, 0.5))
     once = run(replace(SETTINGS, local_steps=1)).flat
     # The running mean takes a tenth of each gradient, and only the second step stands away from where it began.
@@ -326,7 +313,7 @@ def test_fedprox_pulls_towards_the_adapter_received(run: Run, blueprint: Adapter
 
 
 @pytest.mark.slow
-def test_carried_moments_make_two_runs_one(run: Run, blueprint: AdapterTemplate) -> None:
+def test_carried_moments_make_two_runs_one(run, blueprint):
     whole = run(replace(SETTINGS, local_steps=4))
     settings = replace(SETTINGS, local_steps=2)
     half = run(settings)
@@ -338,7 +325,7 @@ def test_carried_moments_make_two_runs_one(run: Run, blueprint: AdapterTemplate)
     assert np.linalg.norm(forgetful.flat - whole.flat) > 0.1 * step
 
 
-def test_training_stops_at_the_step_at_which_its_task_is_abandoned(run: Run) -> None:
+def test_training_stops_at_the_step_at_which_its_task_is_abandoned(run):
     steps: list[int] = []
 
     def heard(step: int, _loss: float) -> None:
@@ -352,7 +339,7 @@ def test_training_stops_at_the_step_at_which_its_task_is_abandoned(run: Run) -> 
     assert steps == [0, 1]
 
 
-def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprint: AdapterTemplate) -> None:
+def test_masked_tokens_and_padding_do_not_count(resident, blueprint):
     model = resident.with_adapter(blueprint.spec, blueprint.initial)
     tokens = np.arange(5, 17, dtype=np.int32)
     labels = np.where(np.arange(12) >= 8, tokens, IGNORED).astype(np.int32)
@@ -367,7 +354,7 @@ def test_masked_tokens_and_padding_do_not_count(resident: ResidentBase, blueprin
     assert both == pytest.approx(alone + long_alone, rel=1e-4)
 
 
-def test_schedules_span_the_whole_run() -> None:
+def test_schedules_span_the_whole_run():
     settings = replace(SETTINGS, total_steps=12, lr_schedule="linear")
     assert [schedule_factor(settings, step) for step in (0, 3, 6, 12)] == [1.0, 0.75, 0.5, 0.0]
     assert schedule_factor(replace(settings, lr_schedule="constant"), 11) == 1.0
@@ -375,7 +362,7 @@ def test_schedules_span_the_whole_run() -> None:
     assert [schedule_factor(cosine, step) for step in (0, 4, 6, 12)] == pytest.approx([1.0, 0.75, 0.5, 0.0])
 
 
-def test_a_schedule_over_a_round_begins_anew_in_the_next() -> None:
+def test_a_schedule_over_a_round_begins_anew_in_the_next():
     settings = replace(SETTINGS, local_steps=4, total_steps=12, lr_schedule="cosine", lr_schedule_over="round")
     for done in (0, 8):
         found = [schedule_factor(replace(settings, done_steps=done), done + step) for step in range(4)]
@@ -383,7 +370,7 @@ def test_a_schedule_over_a_round_begins_anew_in_the_next() -> None:
 
 
 @pytest.mark.parametrize(("examples", "epochs"), [(10, 1 / 3), (7, 1 / 7), (23, 0.3), (49, 1 / 49), (5, 2.5)])
-def test_the_parts_of_rounds_are_neighbours_and_none_is_empty(examples: int, epochs: float) -> None:
+def test_the_parts_of_rounds_are_neighbours_and_none_is_empty(examples, epochs):
     rounds = round(1 / epochs) or 2
     parts = [replace(SETTINGS, round_epochs=epochs, round=number).part_of(examples) for number in range(1, rounds + 1)]
     assert all(parts)
@@ -411,7 +398,7 @@ def gradients() -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e-8, 1e-11])
-def test_steps_tell_nothing_of_the_size_of_gradients(gradients: list[np.ndarray], scale: float) -> None:
+def test_steps_tell_nothing_of_the_size_of_gradients(gradients, scale):
     usual = stepped(gradients)
     # Adam's own formula (arXiv 1412.6980, algorithm 1) without an epsilon, in float64.
     mean, square, expected = np.zeros(1000), np.zeros(1000), np.zeros(1000)
@@ -422,5 +409,5 @@ def test_steps_tell_nothing_of_the_size_of_gradients(gradients: list[np.ndarray]
     np.testing.assert_allclose(stepped([gradient * scale for gradient in gradients]), usual, atol=1e-3 * RATE)
 
 
-def test_a_gradient_that_is_too_small_to_square_moves_nothing(gradients: list[np.ndarray]) -> None:
+def test_a_gradient_that_is_too_small_to_square_moves_nothing(gradients):
     assert not stepped([gradients[0] * 1e-30]).any()

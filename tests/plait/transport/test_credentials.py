@@ -18,7 +18,7 @@ def hastened(options):
 
 
 @pytest.mark.slow
-def test_a_node_that_only_waits_is_not_turned_away_for_its_keepalive() -> None:
+def test_a_node_that_only_waits_is_not_turned_away_for_its_keepalive():
     over = threading.Event()
 
     def talk(said, context):
@@ -45,14 +45,14 @@ def test_a_node_that_only_waits_is_not_turned_away_for_its_keepalive() -> None:
 
 
 @pytest.mark.parametrize("option", sorted({name for name, _ in (*SERVER_OPTIONS, *CHANNEL_OPTIONS)}))
-def test_grpc_knows_the_option(option: str) -> None:
+def test_grpc_knows_the_option(option):
     # gRPC says nothing of an option that it does not know.
     library = next((Path(grpc.__file__).parent / "_cython").glob("cygrpc*"))
     known = option.encode() in library.read_bytes()
     assert known
 
 
-def test_this_machine_itself_is_reached_whatever_proxy_the_environment_names(monkeypatch) -> None:
+def test_this_machine_itself_is_reached_whatever_proxy_the_environment_names(monkeypatch):
     for name in ("no_proxy", "no_grpc_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")

@@ -10,7 +10,7 @@ from simulations.bench.gpu_measure import Measure
 
 @pytest.mark.slow
 @pytest.mark.parametrize("four_bits", [False, pytest.param(True, marks=pytest.mark.extra("qlora"))])
-def test_small_cells_are_measured_on_a_cpu(four_bits: bool) -> None:
+def test_small_cells_are_measured_on_a_cpu(four_bits):
     measure = Measure(Compute(torch.device("cpu"), torch.float32))
     for way in ("plait", "PEFT"):
         cell = Cell(Kind.TRAIN, "tiny", four_bits, batch=2, seq_len=16, way=way, twice=True)
@@ -23,7 +23,7 @@ def test_small_cells_are_measured_on_a_cpu(four_bits: bool) -> None:
         assert limited.state is State.SKIPPED
 
 
-def test_what_fails_is_an_outcome_with_its_reason() -> None:
+def test_what_fails_is_an_outcome_with_its_reason():
     outcome = Measure(Compute(torch.device("cpu"), torch.float32)).outcome(Cell(Kind.TRAIN, "no-such-base"))
     assert outcome.state is State.FAILED
     assert "no-such-base" in outcome.reason

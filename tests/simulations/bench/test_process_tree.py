@@ -19,7 +19,7 @@ print("done")
 
 
 @pytest.mark.slow
-def test_memory_and_time_of_processes_that_detach_themselves_count(tmp_path: Path) -> None:
+def test_memory_and_time_of_processes_that_detach_themselves_count(tmp_path):
     took = measured([sys.executable, "-c", DETACHED], cwd=tmp_path)
     assert took.output == "done\n"
     assert took.peak_bytes > 60 << 20
@@ -28,13 +28,13 @@ def test_memory_and_time_of_processes_that_detach_themselves_count(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
+def test_a_command_that_fails_says_why(tmp_path):
     with pytest.raises(MachineError, match="failed with code 3: no such thing"):
         measured([sys.executable, "-c", "import sys; sys.stderr.write('no such thing'); sys.exit(3)"], cwd=tmp_path)
 
 
 @pytest.mark.slow
-def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+def test_a_command_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path):
     # The shell is up at once, however busy the machine is.
     program = "setsid sh -c 'echo $$ > pid; exec sleep 600' & wait"
     with pytest.raises(MachineError, match="took longer than 2 s"):

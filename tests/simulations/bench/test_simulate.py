@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -15,7 +13,7 @@ def work() -> Workload:
     return Workload(tiny, compute, clients=3, rounds=2, local_steps=1, batch_size=1, seq_len=32, characters=4000)
 
 
-def test_the_peer_knows_nothing_of_plait() -> None:
+def test_the_peer_knows_nothing_of_plait():
     sources = [path.read_text() for path in (stock_app() / "stock").glob("*.py")]
     assert len(sources) == 4
     assert not any("import plait" in source or "from plait" in source for source in sources)
@@ -24,7 +22,7 @@ def test_the_peer_knows_nothing_of_plait() -> None:
 @pytest.mark.slow
 @pytest.mark.flower
 @pytest.mark.extra("flower-simulation")
-def test_both_simulations_reach_the_same_loss(work: Workload, tmp_path: Path) -> None:
+def test_both_simulations_reach_the_same_loss(work, tmp_path):
     found = {row.row.removeprefix(f"{work}: "): row for row in rows(work, tmp_path, repetitions=1)}
     assert len(found) == 6
     assert all(row.value > 0 and len(row.peers) == 1 for row in found.values())

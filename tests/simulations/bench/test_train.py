@@ -20,7 +20,7 @@ def work() -> Workload:
     )  # fmt: skip
 
 
-def test_ratios_are_of_medians_and_above_1_where_plait_is_faster() -> None:
+def test_ratios_are_of_medians_and_above_1_where_plait_is_faster():
     rates = {"plait": [30.0, 10.0, 20.0], "slow": [10.0, 5.0, 16.0], "fast": [40.0, 40.0, 40.0], "limit": [50.0] * 3}
     found = Speeds("work", rates, {"plait": 2.0, "slow": 2.1, "fast": 2.2}, "wall time")
     rate, deviation, loss = (row.to_json() for row in found.rows())
@@ -45,7 +45,7 @@ class _Here(contextlib.nullcontext[None]):
 
 
 @pytest.mark.slow
-def test_all_ways_take_the_same_steps(work: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_ways_take_the_same_steps(work, monkeypatch):
     monkeypatch.setattr(train, "_process", _Here)
     monkeypatch.setattr(train, "_READY", {})
     found = speeds(work, repetitions=1, steps=1, clock=MAIN_THREAD)

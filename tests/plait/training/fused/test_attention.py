@@ -41,9 +41,7 @@ def exact(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: Heads, lengt
 )
 @pytest.mark.parametrize("lengths", [[5, 5, 3, 1, 9], [150], [16, 128, 300]], ids=str)
 @pytest.mark.parametrize("heads", [Heads(4, 4, 8), Heads(6, 2, 16), Heads(9, 3, 64), Heads(2, 1, 80)], ids=str)
-def test_each_sequence_attends_to_itself_alone_and_its_gradients_are_those_of_float64(
-    heads: Heads, lengths: list[int], dtype: torch.dtype, close: float
-) -> None:
+def test_each_sequence_attends_to_itself_alone_and_its_gradients_are_those_of_float64(heads, lengths, dtype, close):
     generator = torch.Generator().manual_seed(0)
     q, k, v, grad = (
         torch.randn(sum(lengths), count * heads.width, generator=generator).to(dtype)
@@ -62,9 +60,7 @@ def test_each_sequence_attends_to_itself_alone_and_its_gradients_are_those_of_fl
 
 
 @pytest.mark.parametrize("heads", [Heads(4, 4, 8), Heads(6, 2, 16)], ids=str)
-def test_sequences_of_several_lengths_take_one_call_and_its_gradients_are_those_of_float64(
-    heads: Heads, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sequences_of_several_lengths_take_one_call_and_its_gradients_are_those_of_float64(heads, monkeypatch):
     lengths = [5, 3, 3, 1, 9]
     q, k, v, grad = (
         torch.randn(sum(lengths), count * heads.width).double()
@@ -94,7 +90,7 @@ def test_sequences_of_several_lengths_take_one_call_and_its_gradients_are_those_
         assert torch.norm(found - wanted) <= 1e-6 * torch.norm(wanted), "angles are float32"
 
 
-def test_large_scores_neither_overflow_nor_lie() -> None:
+def test_large_scores_neither_overflow_nor_lie():
     heads, by = Heads(1, 1, 16), angles(20, 16)
     q, k, v = (100 * torch.randn(20, 16) for _ in range(3))
     out, _ = attend(q, k, v, heads=heads, where=stretches([20]), angles=by)

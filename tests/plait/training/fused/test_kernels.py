@@ -31,9 +31,7 @@ def norm64(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 @TYPES
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_norm_and_its_gradient_are_those_of_float64(
-    dtype: torch.dtype, close: dict[str, float], width: int
-) -> None:
+def test_the_norm_and_its_gradient_are_those_of_float64(dtype, close, width):
     x, grad, residual = (random(5, width, dtype=dtype, seed=seed) for seed in range(3))
     weight = random(width, dtype=dtype, seed=3)
     leaf = x.double().requires_grad_()
@@ -46,9 +44,7 @@ def test_the_norm_and_its_gradient_are_those_of_float64(
 
 @TYPES
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_gated_product_and_its_gradients_are_those_of_float64(
-    dtype: torch.dtype, close: dict[str, float], width: int
-) -> None:
+def test_the_gated_product_and_its_gradients_are_those_of_float64(dtype, close, width):
     gate, up, grad = (3 * random(5, width, dtype=dtype, seed=seed) for seed in range(3))
     leaves = [x.double().requires_grad_() for x in (gate, up)]
     expected = functional.silu(leaves[0]) * leaves[1]
@@ -61,9 +57,7 @@ def test_the_gated_product_and_its_gradients_are_those_of_float64(
 
 
 @TYPES
-def test_a_running_softmax_ends_where_one_over_all_logits_but_the_correct_ones_does(
-    dtype: torch.dtype, close: dict[str, float]
-) -> None:
+def test_a_running_softmax_ends_where_one_over_all_logits_but_the_correct_ones_does(dtype, close):
     logits = 5 * random(4, 50, dtype=dtype)
     targets = torch.tensor([0, 17, 33, 49])
     most, total, hit = torch.full((4,), -1e30), torch.zeros(4), torch.zeros(4)
@@ -81,9 +75,7 @@ def test_a_running_softmax_ends_where_one_over_all_logits_but_the_correct_ones_d
 
 @pytest.mark.parametrize("counted", [(0, 1, 2, 3, 4, 5), (1, 4)], ids=["all rows", "some rows"])
 @pytest.mark.parametrize("words", [50, 2500])
-def test_losses_and_gradient_equal_those_over_all_logits(
-    counted: tuple[int, ...], words: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_losses_and_gradient_equal_those_over_all_logits(counted, words, monkeypatch):
     monkeypatch.setattr(kernels, "SLICE_ELEMENTS_ON_CPU", 1)  # slices of 1,024 words
     generator = torch.Generator().manual_seed(0)
     x, weight, norm = (torch.randn(*shape, generator=generator) for shape in ((6, 16), (words, 16), (16,)))
@@ -104,7 +96,7 @@ def test_losses_and_gradient_equal_those_over_all_logits(
 
 
 @pytest.mark.parametrize("loss", [3.0, 0.2, 7e-4, 5e-7])
-def test_the_gradient_of_a_small_loss_is_as_exact_as_that_of_a_large_one(loss: float) -> None:
+def test_the_gradient_of_a_small_loss_is_as_exact_as_that_of_a_large_one(loss):
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(8192, 64, generator=generator).bfloat16()
     targets = torch.randint(0, 8192, (16,), generator=generator)
@@ -129,7 +121,7 @@ def test_the_gradient_of_a_small_loss_is_as_exact_as_that_of_a_large_one(loss: f
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
-def test_a_logit_that_is_no_number_shows_in_the_loss(bad: float) -> None:
+def test_a_logit_that_is_no_number_shows_in_the_loss(bad):
     hidden, weight = torch.ones(2, 8), torch.ones(20, 8)
     weight[3, 0] = bad
     for target in (3, 5):

@@ -96,7 +96,7 @@ def plain_loss(model: PeftModel, examples: list[Example]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_loss_and_gradients_are_those_of_peft(make: Callable[[], PreTrainedModel], computed: str) -> None:
+def test_loss_and_gradients_are_those_of_peft(make, computed):
     model = adapted(make())
     fused = recognise(model)
     losses, counts = fused.token_losses(batch())
@@ -107,7 +107,7 @@ def test_loss_and_gradients_are_those_of_peft(make: Callable[[], PreTrainedModel
 
 
 @pytest.mark.slow
-def test_in_bfloat16_it_is_no_farther_from_float32_than_peft_is(computed: str) -> None:
+def test_in_bfloat16_it_is_no_farther_from_float32_than_peft_is(computed):
     half = adapted(llama(), torch.bfloat16)
     exact = adapted(llama())
     with torch.no_grad():  # the same numbers as in bfloat16
@@ -139,7 +139,7 @@ def in_four_bits() -> PreTrainedModel:
 
 
 @pytest.mark.extra("qlora")
-def test_a_base_in_four_bits_computes_as_peft_does() -> None:
+def test_a_base_in_four_bits_computes_as_peft_does():
     model = adapted(in_four_bits())
     fused = recognise(model)
     assert all(isinstance(linear.weight, Packed) for block in fused.blocks for linear in block.linears)
@@ -154,7 +154,7 @@ def test_a_base_in_four_bits_computes_as_peft_does() -> None:
 
 
 @pytest.mark.slow
-def test_rows_of_several_adapters_compute_as_each_adapter_alone() -> None:
+def test_rows_of_several_adapters_compute_as_each_adapter_alone():
     model = adapted(llama())
     fused = recognise(model)
     examples = batch()
@@ -179,14 +179,14 @@ def test_rows_of_several_adapters_compute_as_each_adapter_alone() -> None:
     torch.testing.assert_close(losses.detach(), torch.cat(alone), rtol=1e-5, atol=1e-6)
 
 
-def test_a_switched_off_adapter_is_the_bare_base() -> None:
+def test_a_switched_off_adapter_is_the_bare_base():
     model = adapted(llama())
     with model.disable_adapter(), torch.no_grad():
         fused = recognise(model)
         assert fused.token_losses(batch())[0].sum().item() == pytest.approx(plain_loss(model, batch()).item(), rel=1e-5)
 
 
-def test_beyond_a_sliding_window_pefts_way_is_taken() -> None:
+def test_beyond_a_sliding_window_pefts_way_is_taken():
     model = adapted(mistral(sliding_window=8, attn_implementation="eager"))
     fused = recognise(model)
     short = [Example(example.tokens[:8], example.labels[:8]) for example in batch()]
@@ -197,7 +197,7 @@ def test_beyond_a_sliding_window_pefts_way_is_taken() -> None:
     assert loss(short).item() == pytest.approx(plain_loss(model, short).item(), rel=1e-5)
 
 
-def test_only_the_side_that_asks_gets_gradients() -> None:
+def test_only_the_side_that_asks_gets_gradients():
     model = adapted(llama())
     for name, parameter in model.named_parameters():
         if "lora_A" in name:
@@ -243,11 +243,11 @@ UNKNOWN: dict[str, Callable[[], torch.nn.Module]] = {
 
 
 @pytest.mark.parametrize("make", UNKNOWN.values(), ids=UNKNOWN)
-def test_what_is_not_known_to_the_last_module_stays_with_peft(make: Callable[[], torch.nn.Module]) -> None:
+def test_what_is_not_known_to_the_last_module_stays_with_peft(make):
     assert recognise(make()) is None
 
 
-def test_an_embedding_on_the_host_gives_the_same_bits() -> None:
+def test_an_embedding_on_the_host_gives_the_same_bits():
     model = adapted(llama())
     fused = recognise(model)
     assert not fused.embedding_on_host

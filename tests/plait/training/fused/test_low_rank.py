@@ -29,9 +29,7 @@ def projections(adapters: int, dtype: torch.dtype) -> list[Projection]:
 
 @TYPES
 @pytest.mark.parametrize("rows", [(19,), (9, 9, 9), (17, 1, 10)], ids=["one", "equal", "unequal"])
-def test_many_adapters_at_once_equal_dense_products_one_by_one(
-    rows: tuple[int, ...], dtype: torch.dtype, close: float, computed: str
-) -> None:
+def test_many_adapters_at_once_equal_dense_products_one_by_one(rows, dtype, close, computed):
     given = projections(len(rows), dtype)
     x = random(sum(rows), D_IN, seed=40).to(dtype)
     grads = [random(sum(rows), d_out, seed=50 + d_out).to(dtype) for d_out in D_OUTS]

@@ -63,7 +63,7 @@ def ran_on_arm(folder: Path, code: str, given: Sequence[NDArray[np.generic] | np
     return subprocess.run([EMULATOR, "./main"], cwd=folder, check=True, capture_output=True, input=read).stdout
 
 
-def test_an_arm_processor_finds_the_same_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_arm_processor_finds_the_same_paths(tmp_path, monkeypatch):
     monkeypatch.setattr(compiled, "search", lambda *_: None)
     size, lanes, state_bits, cells = 1283, 150, 4, 30
     chance = np.random.default_rng(0)
