@@ -1,7 +1,5 @@
 """What a run asks of this machine, in plain words, and whether its operator agreed: asked once and remembered."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -11,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -248,7 +247,7 @@ class Consents:
     path: Path
 
     @classmethod
-    def of(cls, state: Path, name: str) -> Consents:
+    def of(cls, state: Path, name: str) -> Self:
         """Those of a node."""
         return cls(state / f"{name}.consents.json")
 

@@ -6,15 +6,13 @@ privacy, a statement has neither figures nor sizes, which would reveal more than
 line of the settings that were agreed to. Lines are chained by SHA-256 and stay here.
 """
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -85,7 +83,7 @@ class SentLines:
     path: Path
 
     @classmethod
-    def of(cls, state: Path, name: str) -> SentLines:
+    def of(cls, state: Path, name: str) -> Self:
         """Those of the node called `name`."""
         return cls(state / f"{name}.sent.jsonl")
 

@@ -3,8 +3,6 @@
 An operator sees a line per event, without training text; a program a JSON object.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading
@@ -16,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 from threading import Lock
-from typing import TextIO
+from typing import Self, TextIO
 
 from plait.config import Scalar
 from plait.errors import OBEYED, Abandoned, MachineError, PeerError, PlaitError, PolicyError
@@ -92,7 +90,7 @@ class ClientTask:
     body_sha256: bytes
 
     @classmethod
-    def from_work(cls, work: pb.Work) -> ClientTask:
+    def from_work(cls, work: pb.Work) -> Self:
         """Check and convert a message from outside."""
         names = (work.task_id, work.message_type, work.group_id)
         if not work.task_id or not work.message_type or max(map(len, names)) > _MAX_NAME_CHARACTERS:
@@ -134,12 +132,12 @@ class TaskAnswer:
     failure: str = ""
 
     @classmethod
-    def of(cls, kind: pb.Content, data: bytes, *, failure: str = "") -> TaskAnswer:
+    def of(cls, kind: pb.Content, data: bytes, *, failure: str = "") -> Self:
         """An answer and its digest."""
         return cls(kind, data, hashlib.sha256(data).digest(), failure)
 
     @classmethod
-    def failed(cls, cause: str) -> TaskAnswer:
+    def failed(cls, cause: str) -> Self:
         """One line with the reason for no answer."""
         return cls.of(pb.CONTENT_ERROR, shown(cause).encode(), failure=shown(cause))
 

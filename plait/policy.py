@@ -3,15 +3,13 @@
 To add a limit, add a field here and a check where its figure is known.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from plait.adapters.method import Option
 from plait.adapters.methods import METHODS, method_named
@@ -20,6 +18,7 @@ from plait.errors import ConfigError, PolicyError, did_you_mean
 from plait.guarantees import Thresholds, groups_for
 from plait.plugins import Kind, is_named
 from plait.settings.choice import hours_of, parse_choice
+from plait.settings.table import parts_of
 from plait.system.text import read_toml
 from plait.wire.codecs import codec_for
 
@@ -32,12 +31,7 @@ _Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 _Positive = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
-def _as_tuple(value: object) -> object:
-    """TOML has lists."""
-    return tuple(cast("list[object]", value)) if isinstance(value, list) else value
-
-
-_Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+_Names = Annotated[tuple[str, ...], Field(strict=False)]  # TOML has lists
 
 
 class Policy(BaseModel, frozen=True):
@@ -148,12 +142,7 @@ class Policy(BaseModel, frozen=True):
         """The largest task, in bytes."""
         return int(self.max_task_mb * 1e6)
 
-    @property
-    def max_download_bytes(self) -> int:
-        """The largest base to download, in bytes."""
-        return int(self.max_download_gb * 1e9)
-
-    def following(self, config: RunConfig) -> Policy:
+    def following(self, config: RunConfig) -> Self:
         """The policy where the operator is shown this plan: what the file leaves open is as large as the plan."""
         return self.model_copy(
             update={name: figure for name, figure in _planned(config).items() if name not in self.model_fields_set}
@@ -172,7 +161,7 @@ class Policy(BaseModel, frozen=True):
         name, _ = parse_choice(config.method)
         if name not in self.methods:
             raise self.refusal("methods", f"the run asks for method '{name}'", ", ".join(self.methods), "add it")
-        self.check_targets(name.strip() for name in config.target_modules.split(",") if name.strip())
+        self.check_targets(parts_of(config.target_modules))
         self._at_most("max-rank", "the run asks for rank", max(config.rank, *config.ranks))
         method = method_named(config.method)
         if Option.TOKENS in method.options:
@@ -292,7 +281,7 @@ class Policy(BaseModel, frozen=True):
 
     def check_download(self, what: str, size_bytes: int) -> None:
         """Refuse to download a base of this size."""
-        if size_bytes <= self.max_download_bytes:
+        if size_bytes <= self.max_download_gb * 1e9:
             return
         asked, allowed, size = f"{what} is not available here", "no downloads", "the size allowed"
         if self.max_download_gb:

@@ -12,8 +12,6 @@ The bodies of tasks are held once each, by SHA-256, while any task uses them. Na
 before they get here.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -25,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 from urllib.parse import quote, unquote
 
 from plait.errors import ConfigError, MachineError, PeerError
@@ -59,7 +57,7 @@ class Incoming:
         offset: int,
         durable: bool,
         whole: Callable[[], None],
-        closed: Callable[[Incoming], None],
+        closed: Callable[[Self], None],
     ) -> None:
         self._path = path
         self._digest = header[1:]

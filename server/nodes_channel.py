@@ -181,7 +181,7 @@ class NodesChannel(Channel):
             more=[more(self._disk)] if more else [],
             guard=CallGuard(self._revocation, metrics=self._metrics),
             tend=self._tend,
-            drain=self._drain,
+            drain=lambda: self._sessions.close_all(pb.ToNode(drain=pb.Drain(finished=self._finished))),
             options=[("grpc.max_allowed_incoming_connections", _most_connections(limits.max_connections))],
         )
 
@@ -360,9 +360,6 @@ class NodesChannel(Channel):
             except PlaitError as error:
                 # Connected nodes stay; no other is admitted and no answer accepted until the register can be read.
                 log("register", level=logging.ERROR, detail=error)
-
-    def _drain(self) -> None:
-        self._sessions.close_all(pb.ToNode(drain=pb.Drain(finished=self._finished)))
 
     def _close(self) -> None:
         if self._metrics_server is not None:

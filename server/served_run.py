@@ -133,7 +133,7 @@ def _is_over(directory: RunDirectory, out: str) -> bool:
 _CLIENTS = RunConfig().clients
 
 
-@with_run_options(hidden=(*CLIENTS_SETTINGS, "clients"))
+@partial(with_run_options, hidden=(*CLIENTS_SETTINGS, "clients"))
 def server(
     given: Mapping[str, object],
     listen: Listen = "127.0.0.1:9440",

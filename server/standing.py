@@ -22,10 +22,11 @@ from enum import StrEnum
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import grpc
 import typer
+from google.protobuf.message import Message
 from pydantic import TypeAdapter, ValidationError
 
 from plait.api.serving import CLIENTS_SETTINGS, Serving, new_run_number
@@ -49,9 +50,6 @@ from plait.v1 import federation_pb2 as pb
 from server.guard import Context, MoreCalls
 from server.nodes_channel import open_channel
 from server.served_run import open_served_run
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
 
 RUNS_FOLDER = "runs"
 MOST_QUEUED = 64

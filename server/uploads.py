@@ -6,8 +6,6 @@ number are in progress in all, none below a minimum rate: a newer transfer of a 
 hang on a lost connection.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import deque
@@ -61,6 +59,35 @@ class TransferRefused(PeerError):  # noqa: N818 (it names what happened)
         super().__init__(detail)
         self.reason = reason
         self.retry = retry
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a server.
+
+    Attributes:
+        grace_s: the tasks of a node that is away for longer are given up.
+        max_unproven: the most nodes that may enrol at a time; more wait, at most two of one certificate's name.
+        strangers: connections besides these, for operators and for peers that prove nothing.
+        handshake_s: seconds a node has to prove its key, and an upload to announce itself.
+        transfers_at_once: uploads, of about 3 MB of memory each, and downloads, of 2 MB, while others wait.
+        stall_s: the longest time of an upload or a download without a chunk; `least_bytes_s` is its minimum rate.
+    """
+
+    max_answer_bytes: int
+    grace_s: float = 30.0
+    max_nodes: int = 10_000
+    max_unproven: int = 256
+    strangers: int = 4096
+    handshake_s: float = 10.0
+    transfers_at_once: int = 32
+    stall_s: float = 30.0
+    least_bytes_s: float = 65536.0
+
+    @property
+    def max_connections(self) -> int:
+        """The most connections at a time."""
+        return self.max_nodes + self.max_unproven + self.strangers
 
 
 class Transfer:
@@ -127,35 +154,6 @@ class Transfers:
         finally:
             del self._by_node[node]
             transfer.over.set()
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of a server.
-
-    Attributes:
-        grace_s: the tasks of a node that is away for longer are given up.
-        max_unproven: the most nodes that may enrol at a time; more wait, at most two of one certificate's name.
-        strangers: connections besides these, for operators and for peers that prove nothing.
-        handshake_s: seconds a node has to prove its key, and an upload to announce itself.
-        transfers_at_once: uploads, of about 3 MB of memory each, and downloads, of 2 MB, while others wait.
-        stall_s: the longest time of an upload or a download without a chunk; `least_bytes_s` is its minimum rate.
-    """
-
-    max_answer_bytes: int
-    grace_s: float = 30.0
-    max_nodes: int = 10_000
-    max_unproven: int = 256
-    strangers: int = 4096
-    handshake_s: float = 10.0
-    transfers_at_once: int = 32
-    stall_s: float = 30.0
-    least_bytes_s: float = 65536.0
-
-    @property
-    def max_connections(self) -> int:
-        """The most connections at a time."""
-        return self.max_nodes + self.max_unproven + self.strangers
 
 
 _MAX_ERROR_BYTES = 4096

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from plait.errors import ConfigError
-from plait.ledger.events import MeanScore
+from plait.ledger.events import Event, MeanScore
 from plait.ledger.ledger import read_events
 from plait.ledger.run_now import Traffic
 from plait.ledger.run_view import RunView
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from plait.api.speech import Prompt
-    from plait.ledger.events import Event
 
 Row = Mapping[str, object]
 

@@ -3,17 +3,14 @@
 Shows nothing but its progress, and sets no signal handler: what interrupts a run is its caller's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from plait.api import TURN
 from plait.composition import check_here
 from plait.config import RunConfig
-from plait.data import check_data_name
+from plait.data import Dataset, check_data_name
 from plait.errors import ConfigError
 from plait.ledger.ledger import OnEvent
 from plait.report.progress import status
@@ -25,11 +22,6 @@ from plait.settings.tables import Samples
 from plait.settle import settle
 from plait.simulation.scheme import parse_partition
 from plait.training.bases import check_base_name
-
-if TYPE_CHECKING:
-    from plait.data import Dataset
-    from plait.run import Run
-    from plait.simulation.partitioned_data import PartitionedData
 
 
 def check_names(settings: RunConfig, *, runs: bool = True, data: bool = True) -> None:
@@ -64,15 +56,6 @@ def beside(config: RunConfig, run: Path, *, quiet: bool) -> Generator[None]:
 
     with following(trackers_of(config.callbacks), run, quiet=quiet):
         yield
-
-
-def end(run: Run, data: PartitionedData, directory: RunDirectory, *, quiet: bool) -> None:
-    """Sample a finished simulated run's base and adapter, before its report is written."""
-    if quiet and not run.config.has_any(Samples):
-        return
-    from plait.api.sampling import sample
-
-    sample(run, data, directory, quiet=quiet)
 
 
 def start(
@@ -113,6 +96,9 @@ def go_on(
             works.enter_context(beside(settings, directory.path, quiet=quiet))
             first = None if directory.has_started else begin(run, quiet=quiet)
             execute(run, data, first, on_event=on_event, stop=stop, quiet=quiet)
-            end(run, data, directory, quiet=quiet)
+            if not quiet or run.config.has_any(Samples):
+                from plait.api.sampling import sample
+
+                sample(run, data, directory, quiet=quiet)
         with status("writing the report", quiet=quiet):
             write_report(directory.path)

@@ -15,7 +15,7 @@ from plait.api.received import admitted_settings
 from plait.api.result import Result
 from plait.api.settings import RunSettings, base_name, dataset_of, run_config_of
 from plait.config import RunConfig
-from plait.data import MEMORY
+from plait.data import MEMORY, Dataset
 from plait.errors import ConfigError, RunInterrupted
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from plait.aggregation import Rule
-    from plait.data import Dataset
 
 
 def simulate(

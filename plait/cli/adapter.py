@@ -6,6 +6,7 @@ import contextlib
 import math
 import secrets
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -95,11 +96,7 @@ def _show_export(found: Export, directory: Path) -> None:
     if found.base.origin.remark:
         sys.stdout.write(f"base {found.base.name}: {found.base.origin.remark}\n")
     for command in found.commands:
-        sys.stdout.write(f"\n{command.purpose}:\n\n{_indented(command.text)}\n")
-
-
-def _indented(text: str) -> str:
-    return "".join(f"    {line}\n" for line in text.splitlines()).rstrip("\n")
+        sys.stdout.write(f"\n{command.purpose}:\n\n{textwrap.indent(command.text, '    ')}\n")
 
 
 def evaluate(
@@ -166,7 +163,7 @@ def _table(found: EvaluationResult) -> Table:
 
 
 def _cells(row: ClientLoss) -> tuple[str, ...]:
-    change = "" if row.change is None else within_text(change_text(row.change, 0.0), row.change_margin)
+    change = "" if row.change is None else within_text(change_text(row.change), row.change_margin)
     if row.correct is None:
         last = (f"{math.exp(row.loss):.2f}",)
     else:

@@ -4,7 +4,6 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 
@@ -60,12 +59,8 @@ _METAVARS: Mapping[str, str] = {
 }
 
 
-def with_run_options(*, hidden: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_run_options(command: Callable[..., None], *, hidden: Collection[str] = ()) -> Callable[..., None]:
     """Add every setting of a run to a command as an option; the command gets those given as one ``given`` mapping."""
-    return partial(_with_run_options, hidden=hidden)
-
-
-def _with_run_options(command: Callable[..., None], hidden: Collection[str]) -> Callable[..., None]:
     parameters = inspect.signature(command, eval_str=True).parameters
     own = [parameter for name, parameter in parameters.items() if name != "given"]
     options = [
@@ -125,7 +120,7 @@ def _help_of_all(context: typer.Context, shown: Collection[str]) -> str:
     formatter.write_paragraph()
     formatter.write_text((context.command.help or "").partition("\n")[0])
     parameters = {each.name or "": each for each in context.command.get_params(context)}
-    settings = {name: field for table, _ in sections() for name, field in table.model_fields.items()}
+    settings = RunConfig.model_fields
     with formatter.section("Options"):
         formatter.write_dl([_record(each) for name, each in parameters.items() if name not in settings])
     for group, names in sections():
@@ -214,7 +209,7 @@ def _spelled(word: str) -> str:
 def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConfig:
     """Settings from a TOML file and the command line, which wins. Plug-ins that they name may be imported."""
     checked = config_from_table(read_config_table(config_file), where=str(config_file)) if config_file else RunConfig()
-    if config_file and _is_received(config_file):
+    if config_file:
         _check_received(config_file, checked, given)
     table = {name: getattr(checked, name) for name in checked.model_fields_set}
     config = config_from_table({**table, **given}, where="command line" if not config_file else "settings")
@@ -222,13 +217,11 @@ def run_config(given: Mapping[str, object], config_file: Path | None) -> RunConf
     return config
 
 
-def _is_received(file: Path) -> bool:
-    """Whether a file is of a run's directory."""
-    directory = RunDirectory(file.parent)
-    return file.name == directory.config.name and directory.has_started
-
-
 def _check_received(file: Path, settings: RunConfig, given: Mapping[str, object]) -> None:
+    """Refuse a file of a run's directory that names what the command does not."""
+    directory = RunDirectory(file.parent)
+    if file.name != directory.config.name or not directory.has_started:
+        return
     from plait.api.received import leads_out, options  # a plain run needs none
 
     given_keys = {name.replace("_", "-") for name in given}

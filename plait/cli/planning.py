@@ -13,7 +13,7 @@ import typer
 from plait.api.running import check_names
 from plait.cli.options import ConfigFile, run_config, with_run_options
 from plait.cli.output import print_json, print_tables
-from plait.config import RunConfig, sections
+from plait.config import RunConfig
 from plait.data import Dataset, as_dataset
 from plait.errors import ConfigError
 from plait.plugins import admit
@@ -88,7 +88,7 @@ def _ask(question: str, default: str) -> str:
 
 def _settings_file(chosen: Mapping[str, str | int], *, name: str) -> str:
     """The settings that matter at first, each with what it means, as TOML."""
-    fields = {name: field for table, _ in sections() for name, field in table.model_fields.items()}
+    fields = RunConfig.model_fields
 
     def entry(key: str, mark: str) -> str:
         described = " ".join((fields[key].description or "").split()).partition("; ")[0]
@@ -107,7 +107,7 @@ def _settings_file(chosen: Mapping[str, str | int], *, name: str) -> str:
 _RECORDS = "Records that a client trains on, for --dp record; with --group how many groups they are of."
 
 
-@with_run_options()
+@with_run_options
 def estimate(
     given: Mapping[str, object],
     config: ConfigFile = None,

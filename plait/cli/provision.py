@@ -10,6 +10,7 @@ import typer
 
 from plait.cli.output import print_json, print_text
 from plait.errors import ConfigError
+from plait.settings.table import parts_of
 from plait.system.text import composed
 from plait.trust import provision as provisioning
 from plait.trust.keys import Role
@@ -47,10 +48,10 @@ def provision(
             raise ConfigError("--revoke is given with other options; give it alone")
         _show_revoked(directory, provisioning.revoke(directory, composed(revoke), now=now), json_output=json_output)
         return
-    names, operating = ([composed(name) for name in _split(given)] for given in (clients, operators))
+    names, operating = ([composed(name) for name in parts_of(given)] for given in (clients, operators))
     if not (names or operating) and not (directory / "authority").exists():
         raise ConfigError("clients are missing, expected names such as --clients alice,bob,carol")
-    made = provisioning.provision(directory, names, _split(server_name), operators=operating, now=now, days=days)
+    made = provisioning.provision(directory, names, parts_of(server_name), operators=operating, now=now, days=days)
     if json_output:
         print_json(_as_json(directory, made))
     else:
@@ -142,7 +143,3 @@ def _as_json(directory: Path, made: Federation) -> Mapping[str, object]:
 
 def _kit_as_json(kit: Provisioned) -> Mapping[str, str]:
     return {"path": str(kit.directory), "outcome": kit.outcome.value, "expires": kit.expires.isoformat()}
-
-
-def _split(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",")] if names.strip() else []

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Verbose = Annotated[bool, typer.Option("--verbose", help="At the end, print every table of the report.")]
 
 
-@with_run_options()
+@with_run_options
 def simulate(
     given: Mapping[str, object],
     page: PageAddress = "",

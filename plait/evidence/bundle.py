@@ -186,7 +186,10 @@ def page_of(predicate: Mapping[str, Json]) -> str:
     """The page, in HTML that asks no other machine for anything."""
     figures = cast("dict[str, Any]", predicate["figures"])
     title = f"Evidence of run {figures['made'].get('name') or figures['made'].get('run', '')}"
-    answers = _rows((question, answer, field) for question, answer, field in _answers(cast("Any", predicate), figures))
+    answers = "".join(
+        f"<tr><td>{_text(question)}<td>{_text(answer)}<td><code>{_text(field)}</code></tr>"
+        for question, answer, field in _answers(cast("Any", predicate), figures)
+    )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title><style>{_STYLE}</style>'
         f"<h1>{_text(title)}</h1><p>Check the bundle with docs/evidence/verify.py before you rely on this page.</p>"
@@ -237,13 +240,6 @@ def _answers(predicate: dict[str, Any], figures: dict[str, Any]) -> list[tuple[s
 def _decision(event: Mapping[str, Any]) -> str:
     parts = (str(event[key]) for key in ("by", "reason", "condition", "client") if event.get(key))
     return ": ".join((event["event"].replace("_", " "), *parts))
-
-
-def _rows(rows: Any) -> str:
-    return "".join(
-        f"<tr><td>{_text(what)}<td>{_text(answer)}<td>{f'<code>{_text(field)}</code>' if field else ''}</tr>"
-        for what, answer, field in rows
-    )
 
 
 def _text(text: str) -> str:

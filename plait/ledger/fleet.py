@@ -1,15 +1,11 @@
 """The devices of a simulated fleet, in the ledger, and what they did."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from plait.ledger.events import Count, Event, EventPart, Number
+from plait.ledger.run_view import RunView
 from plait.system.text import Json
-
-if TYPE_CHECKING:
-    from plait.ledger.run_view import RunView
 
 
 class FleetDevice(EventPart):

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, cast
@@ -227,11 +228,8 @@ def _hash(line: Mapping[str, Json]) -> str:
 
 def append_event(path: Path, event: Event) -> None:
     """Append an event to the ledger of a finished run."""
-    ledger = Ledger(path)
-    try:
+    with closing(Ledger(path)) as ledger:
         ledger.append(event)
-    finally:
-        ledger.close()
 
 
 def canonical(value: object) -> bytes:

@@ -343,7 +343,7 @@ class PrivacyCard:
         return [
             ("Protected", f"everything that one {promised.unit}'s data changed, in all rounds together"),
             ("From", f"{promised.observer}: anyone who sees adapters, broadcasts, ledger and report"),
-            ("Spent", f"{self.epsilon_text}, {draws} {'draw' if draws == 1 else 'draws'} of noise"),
+            ("Spent", f"{self.epsilon_text}, {draws} draw{'s' * (draws != 1)} of noise"),
             ("If clients reveal their noise", self._if_clients_reveal),
             ("Audit bound", self.bound_text),
             ("Neighbours", f"{promised.adjacency}: one {promised.unit}'s updates are replaced by zero"),

@@ -4,20 +4,16 @@ Bytes are summed over everything sent, repeated rounds included; of what was rec
 Knows nothing of how anything is shown.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from plait.ledger import events
 from plait.ledger.events import UpdateReceived
 from plait.ledger.run_now import RunNow, Traffic
 from plait.ledger.watch import guard_after
-
-if TYPE_CHECKING:
-    from plait.objectives import Objective
+from plait.objectives import Objective
 
 
 @dataclass
@@ -175,11 +171,6 @@ class RunView(RunNow):
     def metric_names(self) -> tuple[str, ...]:
         """The metrics that evaluations have, by name."""
         return tuple(dict.fromkeys(name for each in self.held_out for name in each.metrics or ()))
-
-    @property
-    def traffic_by_round(self) -> Mapping[int, Traffic]:
-        """Bytes of every round, over all clients, in round order."""
-        return dict(sorted(self.sent_by_round.items()))
 
     @property
     def final_evaluation(self) -> events.Evaluated | None:

@@ -6,13 +6,12 @@ be published; those of masked sums by how far they are from the start. Pure: a r
 from its ledger.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Self
 
 from plait.ledger.events import Evaluated, NotPublished, Score
 
@@ -107,7 +106,7 @@ class Guard:
     # the evaluation that it is above; None if it is published, or not known to be better than the base
     above: Evaluated | None = None
 
-    def after(self, newest: Evaluated) -> Guard:
+    def after(self, newest: Evaluated) -> Self:
         """The guard after one more evaluation."""
         newest = judged(newest, self.by)
         if newest.round == 0:
@@ -170,11 +169,11 @@ class EvaluationHistory:
     scale: float = 1.0
     round: int = 0
 
-    def after(self, newest: Evaluated) -> EvaluationHistory:
+    def after(self, newest: Evaluated) -> Self:
         """The standing after one more evaluation."""
         newest = judged(newest, self.by)
         if self.first is None or self.best is None:
-            return EvaluationHistory(self.by, newest, newest, newest.round, round=newest.round)
+            return replace(self, first=newest, best=newest, accepted=newest.round, round=newest.round)
         rise, fall = change_since(self.best, newest), change_since(self.first, self.best)
         if rise is None:
             # Unknown: the evaluations have no client in common.

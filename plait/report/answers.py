@@ -113,9 +113,9 @@ def _for_whom(view: RunView) -> AnsweredQuestion:
     changes = {name: final.by_client[name].loss - base.by_client[name].loss for name in sorted(both)}
     better = sum(change < 0 for change in changes.values())
     least, most = max(changes, key=lambda name: changes[name]), min(changes, key=lambda name: changes[name])
-    ends = f"most {clean(most, limit=32)} ({change_text(changes[most], 0.0)})"
+    ends = f"most {clean(most, limit=32)} ({change_text(changes[most])})"
     if least != most:
-        ends += f", least {clean(least, limit=32)} ({change_text(changes[least], 0.0)})"
+        ends += f", least {clean(least, limit=32)} ({change_text(changes[least])})"
     text = f"{peers}: {ends}."
     if own := view.own_evaluation:
         text += f" With personalized adapters the loss is {loss_text(own.loss)}."

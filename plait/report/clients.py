@@ -67,18 +67,12 @@ def loss_by_client_table(view: RunView) -> Table:
         }
 
     left_out = shown_of(len(names), len(view.client_names), "clients, those that gained least")
+    whose = _ALL_ARE_OWN if view.is_personal else _OWN if own else ""
     return Table.of_columns(
         "Held-out loss by client",
         [columns(name) for name in names] if base or final or view.clients else [],
-        note=f"{left_out} {_whose(view)}".strip(),
+        note=f"{left_out} {whose}".strip(),
     )
-
-
-def _whose(view: RunView) -> str:
-    """Of which adapters the losses by client are."""
-    if view.is_personal:
-        return _ALL_ARE_OWN
-    return _OWN if view.own_evaluation else ""
 
 
 def _of(evaluation: MeanScore | None, name: str) -> Score | None:
@@ -94,7 +88,7 @@ def _gain(base: MeanScore | None, final: MeanScore | None, name: str) -> float:
 class Fairness:
     """One model, or one model per client, on every client's own held-out data."""
 
-    mean: float  # of the clients' losses, in nats
+    mean_loss: float  # of the clients' losses, in nats
     spread: float
     worst_client: str  # the one with the highest loss
     worst_loss: float
@@ -112,7 +106,7 @@ def fairness(losses: Mapping[str, float], before: Mapping[str, float]) -> Fairne
     gains = {name: before[name] - losses[name] for name in sorted(losses) if name in before}
     least = min(gains, key=lambda name: gains[name], default=None)
     return Fairness(
-        mean=fmean(losses.values()),
+        mean_loss=fmean(losses.values()),
         spread=pstdev(losses.values()),
         worst_client=worst,
         worst_loss=losses[worst],
@@ -149,11 +143,11 @@ def _row(name: str, found: Fairness) -> tuple[str, ...]:
     after = found.least_gain is not None
     return (
         name,
-        loss_text(found.mean),
+        loss_text(found.mean_loss),
         loss_text(found.spread),
         loss_text(found.worst_loss),
         clean(found.worst_client),
-        change_text(-(found.least_gain or 0.0), 0.0) if after else "",
+        change_text(-(found.least_gain or 0.0)) if after else "",
         clean(found.least_gaining_client or ""),
         count_text(found.worse_off) if after else "",
     )

@@ -103,7 +103,7 @@ class SentBytes:
 
 def bytes_by_round_table(view: RunView) -> Table:
     """Bytes actually sent in every round, and the bits per parameter of the accepted updates."""
-    by_round = view.traffic_by_round
+    by_round = dict(sorted(view.sent_by_round.items()))
     shown = thinned(tuple(by_round), _MOST_ROUNDS)
 
     def row(number: int) -> tuple[str, ...]:

@@ -99,11 +99,13 @@ def page_environment(*packages: str) -> Environment:
 def key_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
     """Name, value and remark of each key figure."""
     peak_bytes = view.end.peak_rss_bytes if view.end else None
+    parameters, model_bytes = view.start.adapter.trainable_parameters, view.start.full_model_bytes
+    share = percent_text(4 * parameters / model_bytes if model_bytes else None)
     return (
         *_score_figures(view),
         *_rate_figures(view),
         *_byte_figures(view),
-        ("trained parameters", short_count_text(view.start.adapter.trainable_parameters), _share_of_model(view)),
+        ("trained parameters", short_count_text(parameters), f"{share} of the model"),
         ("training speed", f"{count_text(view.train_tokens_per_s)} tokens/s", "of one client"),
         ("time", duration_text(view.wall_s), f"for {plural(len(view.rounds), 'round')}"),
         *_fleet_figures(view),
@@ -120,8 +122,7 @@ def _fleet_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
 
 
 def _score_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
-    base, final = view.base_evaluation, view.final_evaluation
-    before, after = base or None, final or None
+    before, after = view.base_evaluation, view.final_evaluation
     change = f"{moved_text(after, before)} against the base"
     figures = [("held-out loss", loss_text(after.loss if after else None), change)]
     if minus := view.learned.loss_is_minus:
@@ -161,12 +162,6 @@ def _byte_figures(view: RunView) -> tuple[tuple[str, str, str], ...]:
         ("full-model FedAvg", ratio_text(times["full_model"]), "as many bytes, in fp32"),
         ("per client and round", each, "both directions"),
     )
-
-
-def _share_of_model(view: RunView) -> str:
-    adapter_bytes, model_bytes = 4 * view.start.adapter.trainable_parameters, view.start.full_model_bytes
-    share = adapter_bytes / model_bytes if model_bytes else None
-    return f"{percent_text(share)} of the model"
 
 
 def _printable(value: object) -> object:

@@ -1,9 +1,11 @@
-"""The plots of a run, as SVG for a page and as PNG: losses, bytes, clients' data.
+"""The plots of a run, as SVG for a page and as PNG: losses, bytes, clients' data, devices.
 
 Importing this loads matplotlib, which takes a moment: `write` does so only when there is something to draw. Up to
 `_MOST_NAMED` clients are named at the end of their lines; of more, shades show where most of them lie.
 """
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,18 +13,36 @@ from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from plait.ledger.events import DescribedClient
+from plait.ledger.fleet import tasks_of
 from plait.ledger.run_view import RunView
 from plait.report.costs import SentBytes
-from plait.report.theme import LIGHT, Theme, bands, draw, draw_svg, new_axes, say_nothing_yet, short_name, written
-from plait.report.wording import bytes_text, loss_text, plural, round_bytes_text
+from plait.report.theme import (
+    LIGHT,
+    Theme,
+    bands,
+    draw,
+    draw_svg,
+    legend_style,
+    new_axes,
+    say_nothing_yet,
+    short_name,
+    written,
+)
+from plait.report.wording import bytes_text, duration_text, loss_text, plural, round_bytes_text
 
 _MOST_NAMED = 10
 _MOST_CLIENT_ROWS = 24
 _MOST_BARS = 100  # of more clients, that many are drawn, evenly spread
 _MOST_KINDS = 9
+_MOST_DEVICES = 40
+_MOST_TICKS = 7
+# Between two ticks, in seconds: parts of a minute, of an hour and of a day.
+_TICKS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 21_600, 43_200)
 
 
 @dataclass(frozen=True)
@@ -59,8 +79,6 @@ def _plots(view: RunView) -> dict[str, Callable[[RunView, Theme], Figure]]:
         "clients": clients,
     }
     if "device_worked" in view.other_events:
-        from plait.report.fleet import fleet_round  # most runs have none
-
         plots["fleet"] = fleet_round
     return plots
 
@@ -146,9 +164,7 @@ def loss_by_bytes(view: RunView, theme: Theme) -> Figure:
     axes.set_xlabel(f"bytes sent, both directions{separator}(dashed: the same losses with every round sent that way)")
     axes.set_ylabel(_loss_label(view))
     axes.grid(color=theme.faint, linewidth=0.8)
-    figure.legend(
-        loc="outside lower left", ncols=2 if theme.is_narrow else 3, frameon=False, labelcolor=theme.ink, fontsize=8.5
-    )
+    figure.legend(loc="outside lower left", **legend_style(theme, columns=2 if theme.is_narrow else 3))
     return figure
 
 
@@ -185,13 +201,7 @@ def clients(view: RunView, theme: Theme) -> Figure:
         panels[1].xaxis.set_major_formatter(written(lambda x: f"{100 * x:.0f} %"))
         panels[1].xaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
         panels[1].set_xlabel("share of its examples")
-        figure.legend(
-            loc="outside lower center",
-            ncols=3 if theme.is_narrow else 5,
-            frameon=False,
-            labelcolor=theme.ink,
-            fontsize=8.5,
-        )
+        figure.legend(loc="outside lower center", **legend_style(theme, columns=3 if theme.is_narrow else 5))
     for panel in panels:
         spare = max(0, 3 - len(ordered)) / 2  # a bar or two alone would be fat
         panel.set_ylim(-0.6 - spare, len(ordered) - 0.4 + spare)
@@ -201,6 +211,60 @@ def clients(view: RunView, theme: Theme) -> Figure:
     else:
         panels[0].set_ylabel(f"{plural(len(view.clients), 'client')}, most tokens at the top")
     return figure
+
+
+def fleet_round(view: RunView, theme: Theme) -> Figure:
+    """The newest round in which devices trained, the earliest end on top."""
+    trained = [task for task in tasks_of(view) if task.is_training]
+    number = max((span.round for span in trained), default=0)
+    spans = sorted((span for span in trained if span.round == number), key=lambda span: (span.ended_s, span.client))
+    shown, start_s = spans[:_MOST_DEVICES], min((span.began_s for span in spans), default=0.0)
+    title = f"Devices in round {number}"
+    figure, (axes,) = new_axes(theme, height_inches=1.4 + 0.24 * max(1, len(shown)), title=title)
+    names: list[str] = []
+    for row, span in enumerate(shown):
+        moments = (span.began_s, span.received_s, span.worked_s, span.ended_s)
+        # A failed device is silent until the server notices.
+        last = theme.faint if span.outcome == "dropped" else theme.local
+        for (begin_s, end_s), colour in zip(
+            itertools.pairwise(moments), (theme.accent_soft, theme.accent, last), strict=True
+        ):
+            axes.barh(row, end_s - begin_s, left=begin_s - start_s, height=0.62, color=colour)
+        if span.outcome != "answered":
+            axes.plot([span.ended_s - start_s], [row], color=theme.central, marker="x", markersize=6)
+        names.append(short_name(f"{span.client} ({span.device})", limit=30))
+    axes.set_yticks(range(len(shown)), names)
+    axes.invert_yaxis()
+    lasted_s = max((span.ended_s for span in shown), default=start_s) - start_s
+    axes.set_xlim(0, 1.02 * lasted_s or 1.0)
+    axes.set_xticks(_time_ticks(lasted_s))
+    axes.xaxis.set_major_formatter(written(_time_text))
+    axes.tick_params(axis="x", labelsize=8)
+    more = f" ({len(spans) - len(shown)} more)" if len(spans) > len(shown) else ""
+    axes.set_xlabel(f"virtual time since the first of them began; {plural(len(spans), 'device')}{more}")
+    axes.grid(axis="x", color=theme.faint, linewidth=0.8)
+    legend = [("download", theme.accent_soft), ("training", theme.accent), ("upload", theme.local)]
+    if any(span.outcome == "dropped" for span in shown):
+        legend.append(("silent after a failure", theme.faint))
+    handles = [
+        *(Patch(color=colour, label=name) for name, colour in legend),
+        Line2D([], [], color=theme.central, marker="x", linestyle="none", label="failed, or released"),
+    ]
+    columns = 2 if theme.is_narrow else 5
+    figure.legend(handles=handles, loc="outside lower left", **legend_style(theme, columns=columns))
+    return figure
+
+
+def _time_ticks(lasted_s: float) -> list[float]:
+    """Moments that are whole minutes, hours or parts of them, not too many."""
+    days = (float(86_400 * number) for number in itertools.count(1))
+    steps = itertools.chain((0.001, 0.01, 0.1), _TICKS_S, days)
+    step_s = next(step_s for step_s in steps if lasted_s < _MOST_TICKS * step_s)
+    return [step_s * number for number in range(math.floor(lasted_s / step_s) + 1)]
+
+
+def _time_text(moment_s: float) -> str:
+    return duration_text(moment_s).removesuffix(" 00 s").removesuffix(" 00 min") if moment_s else "0"
 
 
 def _loss_label(view: RunView) -> str:

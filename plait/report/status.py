@@ -6,8 +6,6 @@ from typing import cast
 from plait.report.table import Table
 from plait.report.wording import bytes_text, clean, duration_text, plural
 
-_MOST_WORDS = 300
-
 
 def status_tables(status: Mapping[str, object]) -> list[Table]:
     """The round and the clients, from a server's status."""
@@ -83,7 +81,7 @@ def _clients(status: Mapping[str, object]) -> Table:
 
 def _unfit(status: Mapping[str, object]) -> Table:
     rows = tuple(
-        (_text(entry.get("name")), _text(entry.get("reason")), _words(entry.get("detail")))
+        (_text(entry.get("name")), _text(entry.get("reason")), _text(entry.get("detail"), limit=300))
         for entry in _objects(status, "unfit")
     )
     return Table("Cannot take part", ("client", "reason", "its message"), rows, text_columns=(0, 1, 2))
@@ -98,12 +96,8 @@ def _list(status: Mapping[str, object], key: str) -> list[object]:
     return cast("list[object]", value) if isinstance(value, list) else []
 
 
-def _text(value: object) -> str:
-    return clean(value, limit=60) if isinstance(value, str) else ""
-
-
-def _words(value: object) -> str:
-    return clean(value, limit=_MOST_WORDS) if isinstance(value, str) else ""
+def _text(value: object, *, limit: int = 60) -> str:
+    return clean(value, limit=limit) if isinstance(value, str) else ""
 
 
 def _number(value: object) -> float | None:

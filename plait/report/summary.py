@@ -8,7 +8,7 @@ from statistics import fmean, median
 from plait.ledger.events import Audited, Evaluated, MeanScore, Score
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
-from plait.report.clients import Fairness, fairness_of
+from plait.report.clients import fairness_of
 from plait.report.costs import SentBytes
 from plait.report.tables import figures_of, shown_first
 from plait.system.files import write_atomically
@@ -61,9 +61,11 @@ def summarise(view: RunView) -> dict[str, Json]:
 
 
 def _losses(view: RunView) -> dict[str, Json]:
-    own = view.own_evaluation
+    own, found = view.own_evaluation, fairness_of(view)
     return {
-        **_scores(view, "held_out_loss", lambda score: score.loss, _loss_interval),
+        **_scores(
+            view, "held_out_loss", lambda score: score.loss, lambda score: _around(score.loss, score.loss_margin)
+        ),
         "better_than_base": view.is_better,
         "gain": _gain(view.final_evaluation),
         "gain_interval": _gain_interval(view.final_evaluation),
@@ -76,7 +78,7 @@ def _losses(view: RunView) -> dict[str, Json]:
         "judged_sequences": view.judged and view.judged.sequences,
         "held_out_sequences": sum(client.held_out_examples for client in view.clients.values()),
         "reference_loss_everywhere": {kind: reference.everywhere for kind, reference in view.references.items()},
-        "fairness": _fairness(found) if (found := fairness_of(view)) else None,
+        "fairness": vars(found) if found else None,
     }
 
 
@@ -122,10 +124,6 @@ def _metrics(view: RunView) -> dict[str, Json]:
     if final and final.confusion:
         found["confusion"] = [list(row) for row in final.confusion]
     return {"metrics": found} if found else {}
-
-
-def _fairness(found: Fairness) -> dict[str, Json]:
-    return {"mean_loss": found.mean, **{name: value for name, value in vars(found).items() if name != "mean"}}
 
 
 def _accuracies(view: RunView, name: str) -> dict[str, Json]:
@@ -175,10 +173,6 @@ def _mean_rewards(view: RunView) -> dict[str, Json]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None
-
-
-def _loss_interval(score: Score) -> Json:
-    return _around(score.loss, score.loss_margin)
 
 
 def _gain(evaluation: MeanScore | None) -> float | None:

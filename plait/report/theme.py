@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -109,6 +110,11 @@ def bands(axes: Axes, theme: Theme, values: Mapping[int, Sequence[float]]) -> No
         axes.fill_between(list(values), low, high, color=theme.muted, alpha=alpha, linewidth=0, zorder=1)
 
 
+def legend_style(theme: Theme, *, columns: int) -> dict[str, Any]:
+    """How a legend below the axes looks."""
+    return {"ncols": columns, "frameon": False, "labelcolor": theme.ink, "fontsize": 8.5}
+
+
 def say_nothing_yet(axes: Axes, theme: Theme, sentence: str) -> None:
     """Fill empty axes with a sentence."""
     axes.set_axis_off()
@@ -132,8 +138,11 @@ def written(write: Callable[[float], str]) -> FuncFormatter:
 
 def draw(plot: Callable[[], Figure]) -> bytes:
     """Make the figure and return its PNG; no name in it is parsed as mathematics."""
+    buffer = io.BytesIO()
     with _plain_text():
-        return _png(plot())
+        # Figure.savefig would draw once more, to nothing, for the layout, which drawing does by itself.
+        FigureCanvasAgg(plot()).print_png(buffer)
+    return buffer.getvalue()
 
 
 def draw_svg(plot: Callable[[Theme], Figure], *, name: str) -> dict[str, str]:
@@ -141,8 +150,7 @@ def draw_svg(plot: Callable[[Theme], Figure], *, name: str) -> dict[str, str]:
     drawn: dict[str, str] = {}
     for width, theme in WIDTHS.items():
         buffer = io.BytesIO()
-        with warnings.catch_warnings(), _plain_text():
-            warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        with _plain_text():
             mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": f"{name} {width}"})
             FigureCanvasSVG(plot(theme)).print_svg(buffer)
         text = _HEAD.sub(r"<svg \1>", _SURPLUS.sub("", buffer.getvalue().decode()))
@@ -176,24 +184,12 @@ def palette_css() -> str:
 @contextlib.contextmanager
 def _plain_text() -> Generator[None]:
     """Text that is made in the block is shown as it is, in fonts that are there; a figure keeps that afterwards."""
-    fonts = ["DejaVu Sans", *_installed_fallbacks()]
-    with mpl.rc_context():
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    fonts = ["DejaVu Sans", *(name for name in _FALLBACK_FONTS if name in installed)]
+    with mpl.rc_context(), warnings.catch_warnings():
+        # A script without an installed font shows as boxes; no need for a warning per character.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         # Ignore a matplotlibrc in the current directory, which could run LaTeX.
         mpl.rcdefaults()
         mpl.rcParams.update({"text.parse_math": False, "font.family": fonts, "font.size": 9})
         yield
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), _plain_text():
-        # A script without an installed font shows as boxes; no need for a warning per character.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        # Figure.savefig would draw once more, to nothing, for the layout, which drawing does by itself.
-        FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
-
-
-def _installed_fallbacks() -> list[str]:
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return [name for name in _FALLBACK_FONTS if name in installed]

@@ -65,11 +65,9 @@ def loss_text(loss: float | None) -> str:
     return NOTHING if loss is None else f"{loss:.3f}"
 
 
-def change_text(after: float | None, before: float | None) -> str:
-    """The difference with its sign: ``-0.342``, with a real minus sign."""
-    if after is None or before is None:
-        return NOTHING
-    return f"{after - before:+.3f}".replace("-", _MINUS)
+def change_text(change: float | None) -> str:
+    """A change with its sign: ``-0.342``, with a real minus sign."""
+    return NOTHING if change is None else f"{change:+.3f}".replace("-", _MINUS)
 
 
 def within_text(text: str, margin: float | None) -> str:
@@ -81,7 +79,7 @@ def moved_text(after: Score | None, before: Score | None) -> str:
     """The change of a loss, with half of its 95 % interval if known."""
     if after is None or before is None:
         return NOTHING
-    return within_text(change_text(after.change_since(before), 0.0), after.change_margin)
+    return within_text(change_text(after.change_since(before)), after.change_margin)
 
 
 def perplexity_text(loss: float | None) -> str:

@@ -431,7 +431,7 @@ def _figures(comparison: Comparison) -> Table:
             within_text(loss_text(each.loss), each.loss_margin),
             *([percent_text(each.accuracy)] if classified else []),
             *metric_texts(comparison.metric_names, each.metrics).values(),
-            change_text(each.change, 0.0),
+            change_text(each.change),
             *(loss_text(each.judged) for _ in judged),
             bytes_text(each.bytes),
             duration_text(each.wall_s),
@@ -453,7 +453,7 @@ def _differences(comparison: Comparison) -> Table:
     rows = tuple(
         (
             _marked(group),
-            within_text(change_text(each.mean, 0.0), each.margin),
+            within_text(change_text(each.mean), each.margin),
             texts[each.pairing].format(each.pairs),
             _verdict(each),
         )

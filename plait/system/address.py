@@ -3,13 +3,12 @@
 Resolves no name except in `Address.check_free`: a host counts as loopback only if no resolver could say otherwise.
 """
 
-from __future__ import annotations
-
 import errno
 import ipaddress
 import re
 import socket
 from dataclasses import dataclass
+from typing import Self
 from urllib.parse import urlsplit
 
 from plait.errors import ConfigError, MachineError
@@ -40,7 +39,7 @@ class Address:
     port: int
 
     @classmethod
-    def parse(cls, text: str, *, what: str = "address", listening: bool = False) -> Address:
+    def parse(cls, text: str, *, what: str = "address", listening: bool = False) -> Self:
         """Read ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 if `listening`. ConfigError for anything else."""
         found = _ADDRESS.fullmatch(text.strip())
         port = int(found["port"]) if found else 0

@@ -241,7 +241,9 @@ def _above(directory: Path) -> str:
 
 def _itself_and_below(path: Path, depth: int) -> str:
     facts = path.lstat()
-    wrong = _link(path, facts) or _owner(path, facts) or _mode(path, facts)
+    if stat.S_ISLNK(facts.st_mode):
+        return f"'{path}' is a symbolic link"
+    wrong = _owner(path, facts) or _mode(path, facts)
     if wrong or not depth or not stat.S_ISDIR(facts.st_mode):
         return wrong
     for entry in path.iterdir():
@@ -250,10 +252,6 @@ def _itself_and_below(path: Path, depth: int) -> str:
             if wrong := _itself_and_below(entry, depth - 1):
                 return wrong
     return ""
-
-
-def _link(path: Path, facts: os.stat_result) -> str:
-    return f"'{path}' is a symbolic link" if stat.S_ISLNK(facts.st_mode) else ""
 
 
 def _owner(path: Path, facts: os.stat_result) -> str:

@@ -153,7 +153,7 @@ def is_client_name(name: str) -> bool:
         return False
     return (
         len(name.encode()) <= MAX_NAME_BYTES
-        and _CLIENT.fullmatch(_without_marks(name)) is not None
+        and _CLIENT.fullmatch("".join(char for char in name if unicodedata.category(char) not in _MARKS)) is not None
         and not unicodedata.category(name[0]).startswith("M")
         and _INVISIBLE.isdisjoint(name)
         and unicodedata.is_normalized("NFKC", name)
@@ -183,10 +183,6 @@ def nearest_name(text: str) -> str:
 def composed(name: str) -> str:
     """`name` with accents composed (NFC), as keyboards write it; file systems may decompose them."""
     return unicodedata.normalize("NFC", name)
-
-
-def _without_marks(name: str) -> str:
-    return "".join(char for char in name if unicodedata.category(char) not in _MARKS)
 
 
 def shown_name(name: str) -> str:

@@ -1,12 +1,12 @@
 """The numbers and bytes on which both ends of the federation protocol agree (federation.proto), and chunk streams."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
 from plait.v1 import federation_pb2 as pb
+
+Data: TypeAlias = bytes | memoryview
 
 PROTOCOL_VERSION = 1
 """The version that both ends speak; a server refuses nodes with any other."""
@@ -57,8 +57,6 @@ def chunks_of(data: Data, offset: int = 0, *, chunk_bytes: int = CHUNK_BYTES) ->
     for start in range(offset, len(view), chunk_bytes):
         yield view[start : start + chunk_bytes]
 
-
-Data: TypeAlias = "bytes | memoryview"
 
 # Field number << 3 | 2 (length-delimited), as federation.proto numbers them.
 _CHUNK_DATA, _PART_DATA = 1 << 3 | 2, 2 << 3 | 2

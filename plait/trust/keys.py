@@ -5,8 +5,6 @@ belongs on no machine that takes part. A failed check, and what a file lacks, is
 that cannot be read or written is a MachineError.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import shlex
@@ -16,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
@@ -48,17 +46,17 @@ class NodeKey:
     _private: Ed25519PrivateKey = field(repr=False, compare=False)
 
     @classmethod
-    def generate(cls) -> NodeKey:
+    def generate(cls) -> Self:
         """A new key from the operating system's random generator."""
         return cls._of(Ed25519PrivateKey.generate())
 
     @classmethod
-    def from_seed(cls, seed: bytes) -> NodeKey:
+    def from_seed(cls, seed: bytes) -> Self:
         """The key of 32 secret bytes; of a simulated client, whose key protects nothing."""
         return cls._of(Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod
-    def load(cls, path: Path) -> NodeKey:
+    def load(cls, path: Path) -> Self:
         """Read a key that `save` wrote (PEM, PKCS #8)."""
         return cls._of(read_pem_key(path, Ed25519PrivateKey, "Ed25519"))
 
@@ -74,7 +72,7 @@ class NodeKey:
         return self._private.sign(data)
 
     @classmethod
-    def _of(cls, key: Ed25519PrivateKey) -> NodeKey:
+    def _of(cls, key: Ed25519PrivateKey) -> Self:
         return cls(key.public_key().public_bytes_raw(), key)
 
 
@@ -312,7 +310,7 @@ class Authority:
     _key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
 
     @classmethod
-    def found(cls, *, now: datetime) -> Authority:
+    def found(cls, *, now: datetime) -> Self:
         """A new authority, valid for ten years from `now`."""
         key = new_key()
         # With two authorities of the same name, a wrong one would look like a broken signature.
@@ -328,7 +326,7 @@ class Authority:
         return cls(builder.sign(key, hashes.SHA256()), key)
 
     @classmethod
-    def load(cls, directory: Path) -> Authority:
+    def load(cls, directory: Path) -> Self:
         """Read an authority that `save` wrote."""
         key, certificate = read_key(directory / "ca.key"), read_certificate(directory / "ca.crt")
         check_key_of(certificate, key, what=f"'{directory / 'ca.crt'}'")

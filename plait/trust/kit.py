@@ -7,8 +7,6 @@ Loading raises ConfigError where a file is missing, malformed or readable by oth
 certificate is not valid now, in one line with the remedy; and MachineError where a file cannot be read.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -72,7 +70,7 @@ class ServerKit:
     operator_token: str = field(repr=False)
 
     @classmethod
-    def load(cls, directory: Path) -> ServerKit:
+    def load(cls, directory: Path) -> Self:
         """Read and check ``DIR/server`` of `plait provision`, or a copy of it."""
         _check_kind(directory, "server")
         tls = load_tls_pair(directory, "server")
@@ -94,7 +92,7 @@ class ClientKit:
     tls: TlsPair
 
     @classmethod
-    def load(cls, directory: Path) -> ClientKit:
+    def load(cls, directory: Path) -> Self:
         """Read and check ``DIR/clients/NAME`` of `plait provision`, or a copy of it."""
         _check_kind(directory, "client")
         name, server_names = read_client_settings(directory)
@@ -112,7 +110,7 @@ class StaffKit:
     tls: TlsPair
 
     @classmethod
-    def load(cls, directory: Path) -> StaffKit:
+    def load(cls, directory: Path) -> Self:
         """Read and check ``DIR/operators/NAME`` of `plait provision`, or a copy of it."""
         _check_kind(directory, Role.OPERATOR)
         name, server_names = read_client_settings(directory)

@@ -4,15 +4,13 @@ A running server notices changes at once. A name can be listed several times, wi
 key. Members are clients and, with a ``role``, operators.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 from plait.errors import ConfigError, MachineError
 from plait.system.files import write_atomically
@@ -62,7 +60,7 @@ class Register:
         self._read()
 
     @classmethod
-    def load(cls, kit: Path) -> Register:
+    def load(cls, kit: Path) -> Self:
         """The register in the directory of a server's kit."""
         return cls(kit / REGISTER_FILE)
 

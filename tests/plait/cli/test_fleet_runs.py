@@ -8,7 +8,7 @@ import pytest
 from plait.ledger.fleet import figures_of, tasks_of
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
-from plait.report.fleet import fleet_round
+from plait.report.plots import fleet_round
 from plait.report.theme import LIGHT, draw
 from tests.commands import resuming, run_command
 

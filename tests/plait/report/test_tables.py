@@ -39,7 +39,7 @@ def test_losses_and_changes_say_how_sure_they_are(run_with_margins):
 
 def test_the_worst_the_spread_and_who_is_worse_off_follow_by_hand():
     found = fairness({"ann": 1.0, "bob": 4.0, "eve": 1.0}, {"ann": 2.0, "bob": 3.5, "eve": 1.25})
-    assert found.mean == 2.0
+    assert found.mean_loss == 2.0
     # Deviations -1, 2, -1: the root of their mean square.
     assert found.spread == pytest.approx(2**0.5)
     assert (found.worst_client, found.worst_loss) == ("bob", 4.0)
