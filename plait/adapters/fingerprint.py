@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -47,15 +47,12 @@ _THREADS = 8
 Stamps = dict[str, list[int]]
 
 
-def fingerprint_base(
-    directory: Path, *, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
-) -> str:
+def fingerprint_base(directory: Path, *, cache: Path | None = None) -> str:
     """The fingerprint of the base in `directory`, 64 hexadecimal digits.
 
     Args:
         cache: a JSON file that stores fingerprints by path, file sizes and modification times, so that the next call
             reads no weights. Its content is trusted, so it is used only if no other user can have written it.
-        progress: called with (bytes of weights hashed, total bytes of weights) after every tensor.
 
     Raises:
         DataError: config.json or the weights are missing, incomplete or not safetensors.
@@ -63,13 +60,13 @@ def fingerprint_base(
         MachineError: a file cannot be read.
     """
     with failures_to(f"read the base in '{directory}'"):
-        files = _identity_files(directory)
+        others = (directory / name for name in (_CONFIG, *TOKENIZER_FILES))
+        files = [*weight_files(directory), *(path for path in others if path.is_file())]
         stamps = _stamps(files)
         place = str(directory.resolve())
-        remembered = _remembered(cache, place, stamps)
-        if remembered is not None:
+        if remembered := _remembered(cache, place, stamps):
             return remembered
-        fingerprint = _compute(directory, progress)
+        fingerprint = _compute(directory)
         if cache is not None and _stamps(files) == stamps:
             _remember(cache, place, stamps, fingerprint)
     return fingerprint
@@ -82,20 +79,14 @@ class StoredTensor:
     path: Path
     entry: TensorEntry
 
-    @property
-    def nbytes(self) -> int:
-        """Its bytes in the file."""
-        return self.entry.end - self.entry.begin
 
-
-def _compute(directory: Path, progress: Callable[[int, int], None] | None) -> str:
+def _compute(directory: Path) -> str:
     hasher = hashlib.sha256(b"plait-base-1\n")
 
     def add_line(*parts: Json) -> None:
         hasher.update(_canonical(list(parts)) + b"\n")
 
     tensors = sorted(stored_tensors(directory).items())
-    done, total = 0, sum(stored.nbytes for _, stored in tensors)
     # hashlib releases the interpreter lock, so threads hash in parallel.
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     try:
@@ -103,9 +94,6 @@ def _compute(directory: Path, progress: Callable[[int, int], None] | None) -> st
         digests = pool.map(_hash_range, paths, (each.begin for each in entries), (each.end for each in entries))
         for (name, stored), digest in zip(tensors, digests, strict=True):
             add_line("tensor", name, stored.entry.dtype, list(stored.entry.shape), digest)
-            done += stored.nbytes
-            if progress is not None:
-                progress(done, total)
     finally:
         # Ctrl-C waits for the tensors being hashed, not for the hundreds in the queue.
         pool.shutdown(cancel_futures=True)
@@ -196,11 +184,6 @@ def _without_volatile(value: Json) -> Json:
 
 def _canonical(value: Json) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _identity_files(directory: Path) -> list[Path]:
-    others = (directory / name for name in (_CONFIG, *TOKENIZER_FILES))
-    return [*weight_files(directory), *(path for path in others if path.is_file())]
 
 
 def _stamps(files: list[Path]) -> Stamps:

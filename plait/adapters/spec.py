@@ -176,11 +176,6 @@ class BaseReference:
     fingerprint: str
     built_in: str | None = None
 
-    @classmethod
-    def of_built_in(cls, built_in: str, fingerprint: str) -> BaseReference:
-        """A base that comes with plait, under its public name."""
-        return cls(ORIGINS[built_in].hub_id or built_in, None, fingerprint, built_in)
-
     def __post_init__(self) -> None:
         if not is_fingerprint(self.fingerprint):
             raise ValueError(f"fingerprint of '{self.name}' is {self.fingerprint!r}, expected 64 hexadecimal digits")

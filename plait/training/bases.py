@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import cast
 
 from plait.adapters import BaseReference, fingerprint_base
-from plait.adapters.spec import HUB_ID
+from plait.adapters.spec import HUB_ID, ORIGINS
 from plait.data import Progress
 from plait.errors import BaseMismatchError, ConfigError, MachineError, did_you_mean
 from plait.settings.choice import Choices
@@ -80,7 +80,7 @@ def locate_base(
         raise ConfigError(f"base '{name}' has no config.json, expected a Hugging Face model directory")
     fingerprint = fingerprint_base(directory, cache=cache)
     if name in BUILT_IN:
-        return LocatedBase(directory, BaseReference.of_built_in(name, fingerprint))
+        return LocatedBase(directory, BaseReference(ORIGINS[name].hub_id or name, None, fingerprint, name))
     # A relative path means nothing to others; the directory does, at least on this machine.
     known_as, revision = _on_the_hub(name) if not Path(name).exists() else ("", "")
     return LocatedBase(directory, BaseReference(known_as or str(directory), revision or None, fingerprint))

