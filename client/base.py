@@ -32,8 +32,7 @@ from plait.run import Run, blueprint_of, resolve
 from plait.settle import ResolvedConfig, settle
 from plait.system import machine
 from plait.training.bases import LocatedBase, base_at_hand, is_known_to_all, locate_base
-from plait.training.device import one_base_over
-from plait.training.device_shares import gpus, limit_memory
+from plait.training.device import gpus, limit_memory, one_base_over
 from plait.training.fused.kernels import native_library
 from plait.training.local_model import OwnTrainer, PeftLocalModel
 from plait.training.resident import ResidentBase

@@ -6,8 +6,7 @@ from plait.errors import ConfigError
 from plait.system import machine
 from plait.training.bases import locate_config, quiet_libraries
 from plait.training.blueprint import design, read_base_config
-from plait.training.device import choose_compute, has_memory_of_its_own, memory_for_steps
-from plait.training.device_shares import gpus, matrix_gflops
+from plait.training.device import choose_compute, gpus, has_memory_of_its_own, matrix_gflops, memory_for_steps
 from plait.training.memory_plan import ModelSize, StepPlan, plan_step, size_of, what_would_fit
 
 Finding = tuple[str, ...]
@@ -46,7 +45,9 @@ def plan_of(
     # A stated amount is taken for a card's, where there is no GPU to ask.
     stated_card = bool(memory_bytes) and device == "auto" and compute.device.type == "cpu"
     on_cpu = compute.device.type == "cpu" and not stated_card
-    size = size_of(config, spec, value_bytes=compute.dtype.itemsize, on_cpu=on_cpu, seq_len=seq_len)
+    host = stated_card or has_memory_of_its_own(compute.device)
+    value_bytes = compute.dtype.itemsize
+    size = size_of(config, spec, value_bytes=value_bytes, on_cpu=on_cpu, host_has_room=host, seq_len=seq_len)
     if size is None:
         raise ConfigError(
             "memory is predicted for lora and qlora without dropout on bases like Llama, for sequences within the "
@@ -54,9 +55,8 @@ def plan_of(
             "start with a small --batch-size"
         )
     budget = memory_for_steps(compute.device, memory_bytes) or machine.memory_bytes()
-    host = stated_card or has_memory_of_its_own(compute.device)
-    plan = plan_step(size, batch=batch_size, seq_len=seq_len, budget=budget, host_has_room=host)
-    fitting = "" if plan.fits else what_would_fit(size, seq_len=seq_len, budget=budget, host_has_room=host)
+    plan = plan_step(size, batch=batch_size, seq_len=seq_len, budget=budget)
+    fitting = "" if plan.fits else what_would_fit(size, seq_len=seq_len, budget=budget)
     held = "NF4 and " if size.four_bits else ""
     return [
         ("base", f"{base} in {held}{compute.dtype_name}, {size.base_bytes / 1e9:.2f} GB"),
@@ -67,13 +67,13 @@ def plan_of(
         ),
         ("memory", f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"),
         ("batch", f"{batch_size} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
-        *_of_plan(plan, size, host=host, fitting=fitting),
+        *_of_plan(plan, size, fitting),
     ]
 
 
-def _of_plan(plan: StepPlan, size: ModelSize, *, host: bool, fitting: str) -> list[Finding]:
+def _of_plan(plan: StepPlan, size: ModelSize, fitting: str) -> list[Finding]:
     where = "in the host's memory" if plan.embedding_on_host else "on the device"
-    if host and not size.lone_embedding:
+    if size.host_has_room and not size.embedding_may_leave:
         where += ", with the head: they are one matrix" if size.tied else ": the adapter changes it"
     return [
         ("blocks computed twice", f"{plan.recomputed} of {size.layers}"),

@@ -19,7 +19,7 @@ from plait.simulation.simulation import Simulation
 from plait.simulation.workers import error_fields, shares_from_bytes
 from plait.system.child import ParentProcess
 from plait.training.bases import LocatedBase, quiet_libraries
-from plait.training.device_shares import take_share
+from plait.training.device import take_share
 from plait.wire.codec import DECODED
 
 

@@ -26,8 +26,7 @@ from plait.run import Run
 from plait.settings.choice import parse_choice
 from plait.simulation.partition import ClientShare
 from plait.system.child import Child, ChildMessage
-from plait.training.device import Compute, use_threads
-from plait.training.device_shares import shares
+from plait.training.device import Compute, shares, use_threads
 from plait.wire.welcome import welcome_table
 
 _STARTS = 3

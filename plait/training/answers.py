@@ -14,28 +14,24 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from itertools import starmap
+from types import SimpleNamespace
 from typing import Any, cast
 
-from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
 
 from plait.data import RecordKind
-from plait.errors import ConfigError, DataError, PartError
+from plait.errors import DataError, PartError
 from plait.rounds.evaluation import SequenceLosses, Sums, together
 from plait.rounds.metrics import RunMetrics, Tally, check_package
 from plait.training.completions import Grader, asked_of, last_reply
 from plait.training.examples import IGNORED, Example, Tokenizer, prompt_tokens, spread
-from plait.training.generate import Sampling, Wanted, context_of, generate
+from plait.training.generate import Sampling, Wanted, context_of, generate, writer_of
 from plait.training.own_functions import checker_named
 
 MOST_ANSWERS = 32
 """Prompts of one client that are answered in an evaluation."""
 _MOST_TOKENS = 256  # of an answer
 _WORD = re.compile(r"[^\W_]+")
-
-Score = Callable[[str, str], float]
-"""From an answer and the record's own to a number from 0 to 1."""
 
 
 def check_records(metrics: RunMetrics, kind: RecordKind) -> None:
@@ -69,10 +65,8 @@ def sums_of_held_out(
 def _of_answers(
     metrics: RunMetrics, model: nn.Module, examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int
 ) -> Sums:
-    if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
-        raise ConfigError("answers cannot be generated with a prompt as adapter: use a method that adapts layers")
     began, asked = time.perf_counter(), [last_reply(each) for each in spread(examples, MOST_ANSWERS)]
-    whole = cast("PreTrainedModel", model.get_base_model())
+    whole = writer_of(model)
     context = min(seq_len, context_of(whole) or seq_len)
     longest = min(_MOST_TOKENS, max(int((each.labels != IGNORED).sum()) for each in asked))
     prompts = [prompt_tokens(each) for each in asked]
@@ -82,7 +76,7 @@ def _of_answers(
         (_text(tokenizer, answer), _text(tokenizer, each.labels)) for answer, each in zip(made, asked, strict=True)
     ]
     scores = {
-        name: math.fsum(starmap(_OWN[name](), texts)) if name in _OWN else _checked(name, asked, made, tokenizer)
+        name: math.fsum(starmap(_OWN[name], texts)) if name in _OWN else _checked(name, asked, made, tokenizer)
         for name in metrics.of_answers
     }
     return metrics.of_scores(scores, len(asked), time.perf_counter() - began)
@@ -103,26 +97,20 @@ def _text(tokenizer: Tokenizer, tokens: Iterable[int]) -> str:
     return cast("Any", tokenizer).decode(counted, skip_special_tokens=True)
 
 
-def _exact_match() -> Score:
-    return lambda answer, right: float(answer.strip() == right.strip())
+def _exact_match(answer: str, right: str) -> float:
+    return float(answer.strip() == right.strip())
 
 
-def _token_f1() -> Score:
-    def score(answer: str, right: str) -> float:
-        given, expected = words(answer), words(right)
-        both = sum((Counter(given) & Counter(expected)).values())
-        return 2 * both / (len(given) + len(expected)) if given or expected else 1.0
-
-    return score
+def _token_f1(answer: str, right: str) -> float:
+    given, expected = words(answer), words(right)
+    both = sum((Counter(given) & Counter(expected)).values())
+    return 2 * both / (len(given) + len(expected)) if given or expected else 1.0
 
 
-def _rouge_l() -> Score:
-    class Words:
-        def tokenize(self, text: str) -> list[str]:
-            return words(text)
-
-    scorer: Any = import_module("rouge_score.rouge_scorer").RougeScorer(["rougeL"], tokenizer=Words())
-    return lambda answer, right: float(scorer.score(right, answer)["rougeL"].fmeasure)
+def _rouge_l(answer: str, right: str) -> float:
+    tokenizer = SimpleNamespace(tokenize=words)
+    scorer: Any = import_module("rouge_score.rouge_scorer").RougeScorer(["rougeL"], tokenizer=tokenizer)
+    return float(scorer.score(right, answer)["rougeL"].fmeasure)
 
 
 def words(text: str) -> list[str]:
@@ -130,4 +118,9 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-_OWN: Mapping[str, Callable[[], Score]] = {"exact_match": _exact_match, "token_f1": _token_f1, "rouge_l": _rouge_l}
+# From an answer and the record's own to a number from 0 to 1.
+_OWN: Mapping[str, Callable[[str, str], float]] = {
+    "exact_match": _exact_match,
+    "token_f1": _token_f1,
+    "rouge_l": _rouge_l,
+}

@@ -12,19 +12,17 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
 
 from plait.data import Record, RecordKind
-from plait.errors import ConfigError, PartError
+from plait.errors import PartError
 from plait.objectives.formula import GRPO, formula_named
 from plait.rounds.evaluation import SequenceLosses
 from plait.settings.choice import parse_choice
 from plait.training.conversations import converse
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens
-from plait.training.generate import Sampling, Wanted, context_of, generate
+from plait.training.generate import Sampling, Wanted, context_of, generate, writer_of
 from plait.training.learner import LocalTraining, TrainingInputs
 from plait.training.losses import BatchLoss, StepLoss, StepMemory
 from plait.training.own_functions import Reward, reward_named, value_of
@@ -223,9 +221,7 @@ def completions_of(
     seq_len: int,
 ) -> list[list[tuple[int, ...]]]:
     """The tokens of a group of completions of each example, of `seq_len` with the prompt at most."""
-    if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
-        raise ConfigError("completions cannot be sampled with a prompt as adapter: use a method that adapts layers")
-    whole = cast("PreTrainedModel", model.get_base_model())
+    whole = writer_of(model)
     context = min(seq_len, context_of(whole) or seq_len)
     wanted: list[Wanted] = []
     for example in examples:

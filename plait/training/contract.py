@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -27,15 +28,19 @@ def _inputs(labels: int = _LABELS) -> tuple[torch.Tensor, torch.Tensor, LocalAda
     return logits.requires_grad_(), words, LocalAdapter(trained, received, lambda: teacher)
 
 
+def _check_gradients(tensors: Iterable[torch.Tensor], what: str) -> None:
+    gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
+    if not gradients or not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        raise BrokenError(f"no finite gradient reaches {what}")
+
+
 def _one_number(loss: LocalLoss) -> None:
     logits, labels, adapter = _inputs()
     found = loss(logits, labels, adapter)
     if found.dim() or not torch.isfinite(found):
         raise BrokenError(f"gave shape {tuple(found.shape)}, expected one finite number")
     found.backward()
-    gradients = [tensor.grad for tensor in (logits, *adapter.tensors.values()) if tensor.grad is not None]
-    if not gradients or not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
-        raise BrokenError("no finite gradient reaches logits or adapter")
+    _check_gradients((logits, *adapter.tensors.values()), "logits or adapter")
 
 
 def _sum(loss: LocalLoss) -> None:
@@ -90,9 +95,7 @@ def _loss_of_each(objective: Formula) -> None:
             f"gave shape {tuple(losses.shape)}, expected a finite loss for each of {len(sides.chosen.likely)}"
         )
     losses.sum().backward()
-    gradients = [each.likely.grad for each in (sides.chosen, sides.rejected) if each.likely.grad is not None]
-    if not gradients or not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
-        raise BrokenError("no finite gradient reaches the log-probabilities")
+    _check_gradients((sides.chosen.likely, sides.rejected.likely), "the log-probabilities")
 
 
 def _rising_reward(objective: Formula) -> None:

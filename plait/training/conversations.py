@@ -102,7 +102,9 @@ def _render(
         raise _RecordError("calls tools, which the base's chat template cannot show")
     wanted = [at for at, turn in enumerate(turns) if at >= len(given) and turn.role == "assistant" and turn.learned]
     with _refusals():
-        shown = [_template_turn(message) for message in turns]
+        shown: list[Turn] = [
+            {"role": turn.role, "content": turn.content, **json.loads(turn.extra or "{}")} for turn in turns
+        ]
         template = _Template(tokenizer, {"tools": json.loads(tools)} if tools else {})
     text = template.text(shown)
     return text, _spans(template, shown, wanted, text)
@@ -115,11 +117,6 @@ def _refusals() -> Generator[None]:
     except (TemplateError, TypeError, ValueError, RecursionError) as error:
         # Without the template's own message, which may quote the record: this one goes to the server.
         raise _RecordError("is refused by the base's chat template (are the roles in order?)") from error
-
-
-def _template_turn(message: Message) -> Turn:
-    more = cast("Turn", json.loads(message.extra)) if message.extra else {}
-    return {"role": message.role, "content": message.content, **more}
 
 
 @dataclass(frozen=True)

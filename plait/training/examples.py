@@ -89,25 +89,10 @@ class Split:
     judge: tuple[Example, ...] = ()
     judge_clusters: tuple[int, ...] = ()
 
-    @property
-    def train_tokens(self) -> int:
-        """Tokens of the training part."""
-        return sum(len(example.tokens) for example in self.train)
-
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 (32 bytes) of the training part."""
         return digest_of(self.train)
-
-    @property
-    def held_out_tokens(self) -> int:
-        """Tokens of the held-out part."""
-        return sum(len(example.tokens) for example in self.held_out)
-
-    @property
-    def judge_tokens(self) -> int:
-        """Tokens of the judge part."""
-        return sum(len(example.tokens) for example in self.judge)
 
     def measured(self, *, judging: bool) -> tuple[tuple[Example, ...], tuple[int, ...]]:
         """What an evaluation measures, and its clusters."""
@@ -169,6 +154,11 @@ def in_proportion(examples: Sequence[Example], offset: Callable[[], float]) -> N
 
 def _label_of(example: Example) -> int:
     return int(example.labels[0])
+
+
+def tokens_of(examples: Sequence[Example]) -> int:
+    """The number of tokens of examples, together."""
+    return sum(len(example.tokens) for example in examples)
 
 
 def digest_of(examples: Sequence[Example]) -> bytes:

@@ -6,11 +6,12 @@ Every text is drawn with numbers of its own seed: it does not depend on what is 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from peft import PeftModel
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -26,7 +27,6 @@ from plait.training.device import device_of
 from plait.training.losses import is_out_of_memory
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel
 
     from plait.training.examples import Tokenizer
@@ -55,6 +55,16 @@ class Wanted:
     prompt: tuple[int, ...]
     max_tokens: int
     seed: int
+
+
+def writer_of(model: torch.nn.Module) -> PreTrainedModel:
+    """The base that a model's adapter is on, with it; ConfigError if the adapter is a prompt of its own."""
+    if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
+        raise ConfigError(
+            "the adapter is a prompt in front of the text, which plait makes no text with; "
+            "run.load() gives a model whose own generate can"
+        )
+    return cast("PreTrainedModel", model.get_base_model())
 
 
 def context_of(model: PreTrainedModel) -> int | None:
@@ -228,8 +238,8 @@ class TextGenerator:
             raise ConfigError("the adapter is a classifier and writes no text; `plait eval` measures it")
         self.model: PeftModel = base.with_adapter(spec, state)
         self.model.eval()
+        self._whole = writer_of(self.model)
         self.tokenizer: Tokenizer = base.tokenizer
-        self.is_prompt = self.model.active_peft_config.is_prompt_learning
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Tokens of a text to be continued."""
@@ -252,10 +262,8 @@ class TextGenerator:
         try:
             text = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
         except Exception as error:  # a template may raise anything
-            reason = str(error).strip().splitlines()
-            raise ConfigError(
-                f"the base's chat template refuses the messages: {reason[0] if reason else ''}"
-            ) from error
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(f"the base's chat template refuses the messages: {reason}") from error
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def answers(
@@ -270,22 +278,11 @@ class TextGenerator:
         limit_s: float | None = None,
     ) -> list[str]:
         """What follows each prompt, with or without the adapter; `show`, `limit_s` and errors as in `generate`."""
-        if self.is_prompt:
-            raise ConfigError(
-                "the adapter is a prompt in front of the text, which plait makes no text with; "
-                "run.load() gives a model whose own generate can"
-            )
         wanted = [Wanted(prompt, max_tokens, seed) for prompt in prompts]
-        with ExitStack() as stack:
-            if not adapted:
-                stack.enter_context(self.model.disable_adapter())
+        with nullcontext() if adapted else self.model.disable_adapter():
             made = generate(self._whole, self.tokenizer, wanted, sampling, show, limit_s)
         return [self.decode(tokens) for tokens in made]
 
     def room(self, prompt: tuple[int, ...]) -> int:
         """Most tokens that an answer to a prompt can have."""
         return (context_of(self._whole) or UNSTATED_CONTEXT) - len(prompt)
-
-    @property
-    def _whole(self) -> PreTrainedModel:
-        return cast("PreTrainedModel", self.model.get_base_model())

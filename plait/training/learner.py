@@ -103,8 +103,8 @@ class Learner:
 
     @property
     def values(self) -> tuple[Tensor, ...]:
-        """The adapter, tensor by tensor, each flat, float32."""
-        return self._optimizer.values
+        """The adapter, tensor by tensor, each flat, float32; views."""
+        return self._optimizer.master.split(self._sizes)
 
     def draw(self) -> tuple[list[list[Example]], int]:
         """The next step's examples, micro-batch by micro-batch, and the total number of terms of their losses."""
@@ -135,9 +135,7 @@ class Learner:
             most = self._largest_fall * abs(loss)
             self._rate *= _factor_by(self._moved, flat, most, was_shortened=self._was_shortened)
         self._moved = ()  # this step's own copies may have its memory
-        if settings.proximal:
-            self._add_proximal()
-            optimizer.where_trained(flat)
+        self._add_proximal()
         kept = _clip_(flat, settings.max_grad_norm)
         before = [piece.clone() for piece in _pieces(master)]
         # A client with a number of steps of its own goes through the round's part of the schedule in these.
@@ -314,11 +312,6 @@ class FlatAdamW:
             }
 
     @property
-    def values(self) -> tuple[Tensor, ...]:
-        """The master, tensor by tensor, each flat; views."""
-        return self.master.split(self._sizes)
-
-    @property
     def gradient(self) -> Tensor:
         """(size,) float32, of the next step; filled by `take` or the caller, and there until `forget`."""
         if self._gradient is None:
@@ -343,13 +336,6 @@ class FlatAdamW:
                 slots.append(slot.view_as(gradient))
                 given.append(gradient)
         copy_all(slots, given)
-
-    def where_trained(self, values: Tensor) -> Tensor:
-        """(size,) values with zeros for what does not train; changes them in place."""
-        for slot, trains in zip(values.split(self._sizes), self._trained, strict=True):
-            if not trains:
-                slot.zero_()
-        return values
 
     def step(self, learning_rate: float) -> None:
         """Take a step along the gradient."""

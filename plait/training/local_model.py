@@ -18,7 +18,7 @@ from plait.errors import TooLittleDataError
 from plait.objectives import SFT, objective_named
 from plait.rounds.evaluation import SequenceLosses
 from plait.rounds.local_model import Coverage, DataSize, StepReport, Trained, TrainJob
-from plait.training.examples import Example, Split, Tokenizer, digest_of, visited
+from plait.training.examples import Example, Split, Tokenizer, digest_of, tokens_of, visited
 from plait.training.holding_out import HoldingOut
 from plait.training.learner import TrainingInputs
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter, slot_digest
@@ -67,10 +67,8 @@ class PeftLocalModel:
     tokenise: Tokenise = tokenise
 
     def __post_init__(self) -> None:
-        self._split: Split | None = None
-        self._split_for: tuple[object, ...] = ()
-        self._objective: TrainingObjective | None = None
-        self._objective_text = ""
+        self._split: tuple[object, Split] | None = None
+        self._objective: tuple[str, TrainingObjective] | None = None
 
     @property
     def base_fingerprint(self) -> bytes:
@@ -98,15 +96,15 @@ class PeftLocalModel:
             )
         return DataSize(
             train_examples=len(split.train),
-            train_tokens=split.train_tokens,
+            train_tokens=tokens_of(split.train),
             held_out_examples=len(split.held_out),
-            held_out_tokens=split.held_out_tokens,
+            held_out_tokens=tokens_of(split.held_out),
             histogram=self.histogram,
             cut_examples=split.cut,
             left_out_examples=split.left_out,
             repeated_examples=split.repeated,
             judge_examples=len(split.judge),
-            judge_tokens=split.judge_tokens,
+            judge_tokens=tokens_of(split.judge),
             groups=len(set(split.groups)),
             identity=self._identity(split),
         )
@@ -131,8 +129,12 @@ class PeftLocalModel:
         # What a completion is worth may change between runs with the source of the user's own part.
         metrics = self.metrics(spec, settings)
         can_change = bool(objective_named(settings.objective).completions or (metrics and metrics.of_answers))
+
+        def measure() -> SequenceLosses:
+            return self.measure_losses(self.base.with_adapter(spec, state), spec, settings)
+
         if self.recall is None or can_change or state.digest() != self.base.prepare(spec.text).initial.digest():
-            return self._measure(spec, state, settings)
+            return measure()
         held_out, clusters = self.split(spec, settings).measured(judging=settings.judging)
         numbers = repr((settings.batch_size, ROWS, settings.seq_len, torch.get_num_threads())).encode()
         if settings.objective != SFT:
@@ -140,11 +142,8 @@ class PeftLocalModel:
         numbers += repr(metrics).encode() if metrics else b""
         adapter = b"no effect" if _is_without_effect(spec, state) else spec.digest + state.digest()
         inputs = (*self.base.identity, slot_digest(spec), adapter, numbers, digest_of(held_out))
-        found = self.recall(inputs, lambda: self._measure(spec, state, settings))
+        found = self.recall(inputs, measure)
         return replace(found, clusters=clusters)
-
-    def _measure(self, spec: AdapterSpec, state: AdapterState, settings: Settings) -> SequenceLosses:
-        return self.measure_losses(self.base.with_adapter(spec, state), spec, settings)
 
     def measure_losses(self, model: nn.Module, spec: AdapterSpec, settings: Settings) -> SequenceLosses:
         """Held-out losses of a model."""
@@ -185,9 +184,9 @@ class PeftLocalModel:
 
     def objective(self, settings: Settings) -> TrainingObjective:
         """How this client learns the run's objective."""
-        if self._objective is None or self._objective_text != settings.objective:
-            self._objective, self._objective_text = training_objective(settings.objective), settings.objective
-        return self._objective
+        if self._objective is None or self._objective[0] != settings.objective:
+            self._objective = settings.objective, training_objective(settings.objective)
+        return self._objective[1]
 
     def split(self, spec: AdapterSpec, settings: Settings) -> Split:
         """The client's examples under these settings, tokenised once."""
@@ -195,7 +194,7 @@ class PeftLocalModel:
         apart = private or not settings.packing
         form = ExampleFormat(self.kind, spec.task, spec.labels, settings.seq_len, settings.objective, apart=apart)
         wanted = (form, settings.held_out_fraction, settings.max_held_out_sequences, settings.judge_part)
-        if self._split is None or self._split_for != wanted:
+        if self._split is None or self._split[0] != wanted:
             how = HoldingOut(
                 self.client,
                 settings.seq_len,
@@ -207,11 +206,13 @@ class PeftLocalModel:
                 keeps_repeated=private,
                 judge_part=settings.judge_part,
             )
-            split = how.split(
-                self.records, self.held_out, lambda records: self.tokenise(records, self.base.tokenizer, form)
+            self._split = (
+                wanted,
+                how.split(
+                    self.records, self.held_out, lambda records: self.tokenise(records, self.base.tokenizer, form)
+                ),
             )
-            self._split, self._split_for = split, wanted
-        return self._split
+        return self._split[1]
 
     def train(self, job: TrainJob) -> Trained:
         """Train on the client's training part, in an order determined by seed and data."""
@@ -221,19 +222,20 @@ class PeftLocalModel:
             self.base.plan_steps(spec, settings)
         model = self.base.with_adapter(spec, job.start)
         parameters = adapter_parameters(model, spec.layout)
+        memory = self.base.step_memory
         if job.charge:
             from plait.training.private_steps import train_privately
 
             groups = self.split(spec, settings).groups if settings.group_records else ()
-            done = train_privately(model, parameters, inputs, job.charge, memory=self.base.step_memory, groups=groups)
-            return Trained(AdapterState(spec.layout, done.flat), done.report, done.moments)
-        if self.own_trainer is not None:
+            done = train_privately(model, parameters, inputs, job.charge, memory=memory, groups=groups)
+        elif self.own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)
             chosen = [parameter for parameter, trains in zip(parameters, trained, strict=True) if trains]
             with only_trained(parameters, trained):
                 report = self.own_trainer(model, self.base.tokenizer, inputs.examples, settings, chosen)
             return Trained(read_adapter(model, job.start), report)
-        done = train_steps(model, parameters, inputs, objective=self.objective(settings), memory=self.base.step_memory)
+        else:
+            done = train_steps(model, parameters, inputs, objective=self.objective(settings), memory=memory)
         return Trained(AdapterState(spec.layout, done.flat), done.report, done.moments)
 
     def inputs(self, job: TrainJob) -> TrainingInputs:

@@ -112,7 +112,7 @@ def _undivided(settings: Settings) -> int:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Numbers that memory follows from; `inner` is the width of the gated product.
+    """Numbers that memory follows from, and where the embedding may lie; `inner` is the width of the gated product.
 
     `biases` are a block's parameters besides matrices and norms, `ranks` the sum over its pairs, `value_bytes` those of
     a weight or an activation; in `four_bits`, the blocks' matrices are in NF4.
@@ -133,6 +133,7 @@ class ModelSize:
     adapter: int
     ranks: int
     on_cpu: bool = False
+    host_has_room: bool = False
     training: Training = Training()
 
     @property
@@ -146,9 +147,9 @@ class ModelSize:
         return self.words * self.width * self.value_bytes
 
     @property
-    def lone_embedding(self) -> bool:
-        """Whether the input embedding is nothing but looked up, so that it may lie elsewhere."""
-        return not self.tied and not self.adapted_embedding
+    def embedding_may_leave(self) -> bool:
+        """Whether the input embedding, if it is nothing but looked up, may lie in the host's memory."""
+        return self.host_has_room and not self.tied and not self.adapted_embedding
 
     @property
     def base_bytes(self) -> int:
@@ -179,6 +180,7 @@ def size_of(
     *,
     value_bytes: int,
     on_cpu: bool = False,
+    host_has_room: bool = False,
     seq_len: int = 0,
     training: Training = Training(),
 ) -> ModelSize | None:
@@ -211,6 +213,7 @@ def size_of(
         adapter=spec.layout.size,
         ranks=-(-ranks // layers),
         on_cpu=on_cpu,
+        host_has_room=host_has_room,
         training=training,
     )
 
@@ -218,11 +221,10 @@ def size_of(
 def _is_predictable(config: PretrainedConfig, spec: AdapterSpec, seq_len: int) -> bool:
     """Whether a step on this base is that of the fused kernels, whose memory is known."""
     given = spec.peft_config
-    plain = not any(given.get(name) for name in ("use_dora", "lora_dropout"))
     return (
         config.model_type in _FUSED
         and given.get("peft_type", "LORA") == "LORA"
-        and plain
+        and not (given.get("use_dora") or given.get("lora_dropout"))
         and seq_len <= (getattr(config, "sliding_window", None) or seq_len)
     )
 
@@ -309,7 +311,7 @@ def _unpacked(size: ModelSize) -> int:
     return matrix * size.value_bytes + matrix // _BLOCK * 4 if size.four_bits else 0
 
 
-def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget: float, host_has_room: bool = False) -> StepPlan:
+def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget: float) -> StepPlan:
     """The plan that gives up least within a budget of bytes.
 
     First blocks are computed twice and the loss in slices, then the input embedding stays on the host, last the batch
@@ -318,7 +320,7 @@ def plan_step(size: ModelSize, *, batch: int, seq_len: int, budget: float, host_
     """
     last = StepPlan(1, 0, SLICE_ELEMENTS_ON_GPU, False, 0, fits=False)
     sampled = sampling_bytes(size, seq_len=seq_len)
-    whole, where = size.training.whole, (False, True) if host_has_room and size.lone_embedding else (False,)
+    whole, where = size.training.whole, (False, True) if size.embedding_may_leave else (False,)
     halvings = [1 << cut for cut in range((batch // whole - 1).bit_length() + 1)]
     for cuts, on_host in product(halvings, where):
         sequences = whole * -(-batch // (whole * cuts))
@@ -342,57 +344,58 @@ def plan_within(
 ) -> StepPlan | None:
     """The plan of a run's steps within a budget; None where nothing is predicted, MachineError if nothing fits."""
     batch, seq_len, training = steps
-    value_bytes, on_cpu = compute.dtype.itemsize, compute.device.type == "cpu"
-    size = size_of(config, spec, value_bytes=value_bytes, on_cpu=on_cpu, seq_len=seq_len, training=training)
+    size = size_of(
+        config,
+        spec,
+        value_bytes=compute.dtype.itemsize,
+        on_cpu=compute.device.type == "cpu",
+        host_has_room=has_memory_of_its_own(compute.device),
+        seq_len=seq_len,
+        training=training,
+    )
     if size is None:
         return None
-    host = has_memory_of_its_own(compute.device)
-    plan = least = plan_step(size, batch=batch, seq_len=seq_len, budget=budget, host_has_room=host)
+    plan = least = plan_step(size, batch=batch, seq_len=seq_len, budget=budget)
     if not plan.fits:
         # What cannot be cut is tried: its sequences may be shorter.
         size = over_one_sequence(size)
-        least = plan_step(size, batch=1, seq_len=seq_len, budget=budget, host_has_room=host)
+        least = plan_step(size, batch=1, seq_len=seq_len, budget=budget)
     if least.peak_bytes > budget * (1 + PREDICTION_ERROR):
         raise MachineError(
             f"a step over {seq_len} tokens a sequence needs {least.peak_bytes / 1e9:.1f} GB of {compute.device} and "
-            f"may take {budget / 1e9:.1f} GB; what would fit: "
-            + what_would_fit(size, seq_len=seq_len, budget=budget, host_has_room=host)
+            f"may take {budget / 1e9:.1f} GB; what would fit: {what_would_fit(size, seq_len=seq_len, budget=budget)}"
         )
     return plan
 
 
-def least_bytes(size: ModelSize, *, seq_len: int, host_has_room: bool = False) -> int:
+def least_bytes(size: ModelSize, *, seq_len: int) -> int:
     """Most memory during a step that gives up all it can, over one sequence or as few as can be."""
-    on_host = host_has_room and size.lone_embedding
     return peak_bytes(
         size,
         sequences=size.training.whole,
         seq_len=seq_len,
         recomputed=size.layers,
         slice_elements=size.training.slices[-1],
-        embedding_on_host=on_host,
+        embedding_on_host=size.embedding_may_leave,
     )
 
 
-def what_would_fit(size: ModelSize, *, seq_len: int, budget: float, host_has_room: bool = False) -> str:
+def what_would_fit(size: ModelSize, *, seq_len: int, budget: float) -> str:
     """What to change if not even one sequence fits, as the rest of a sentence."""
-    smallest = SLACK * least_bytes(size, seq_len=seq_len, host_has_room=host_has_room)
+    smallest = SLACK * least_bytes(size, seq_len=seq_len)
     found: list[str] = []
-    if longest := longest_that_fits(size, budget=budget, host_has_room=host_has_room):
+    if longest := longest_that_fits(size, budget=budget):
         found.append(f"--seq-len {longest}")
-    packed = longest_that_fits(replace(size, four_bits=True), budget=budget, host_has_room=host_has_room)
+    packed = longest_that_fits(replace(size, four_bits=True), budget=budget)
     if not size.four_bits and packed >= seq_len:
         found.append("--method qlora")
     return ", ".join((*found, f"{'or ' if found else ''}{smallest / 1e9:.1f} GB of memory"))
 
 
-def longest_that_fits(size: ModelSize, *, budget: float, most: int = 1 << 17, host_has_room: bool = False) -> int:
+def longest_that_fits(size: ModelSize, *, budget: float) -> int:
     """The longest sequence, a multiple of 128, of which one fits if a step gives up all it can; 0 if none does."""
-
-    def needed(seq_len: int) -> float:
-        return SLACK * least_bytes(size, seq_len=seq_len, host_has_room=host_has_room)
-
-    return 128 * bisect_right(range(128, most + 1, 128), budget, key=needed)
+    lengths = range(128, (1 << 17) + 1, 128)
+    return 128 * bisect_right(lengths, budget, key=lambda length: SLACK * least_bytes(size, seq_len=length))
 
 
 def over_one_sequence(size: ModelSize) -> ModelSize:

@@ -10,8 +10,8 @@ import enum
 import json
 import math
 import warnings
-from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -149,14 +149,7 @@ def servable(spec: AdapterSpec, state: AdapterState) -> tuple[AdapterSpec, Adapt
     tensors[PROMPT] = prompt
     layout = Layout.of({name: tensor.shape for name, tensor in tensors.items()})
     settings: dict[str, Json] = {key: spec.peft_config[key] for key in _SHARED_KEYS if key in spec.peft_config}
-    plain = AdapterSpec(
-        method="prompt",
-        peft_config={**settings, "peft_type": "PROMPT_TUNING"},
-        task=spec.task,
-        labels=spec.labels,
-        layout=layout,
-        init_seed=spec.init_seed,
-    )
+    plain = replace(spec, method="prompt", peft_config={**settings, "peft_type": "PROMPT_TUNING"}, layout=layout)
     return plain, AdapterState.from_tensors(layout, tensors)
 
 
@@ -178,7 +171,7 @@ def check_size(model: nn.Module, config: PeftConfig) -> None:
 
 def adapter_size(model: nn.Module, config: PeftConfig) -> int:
     """Upper bound of the numbers that PEFT allocates for an adapter on `model`."""
-    whole = sum(map(_parameters, _matching(model, _names(config, "modules_to_save")).values()))
+    whole = sum(map(_parameters, _matching(model, getattr(config, "modules_to_save", None) or ()).values()))
     if config.is_prompt_learning:
         return whole + _prompt_size(model, config)
     targets = _targets(model, config)
@@ -210,20 +203,17 @@ def _targets(model: nn.Module, config: PeftConfig) -> dict[str, nn.Module]:
     targets = getattr(config, "target_modules", None)
     if targets is None or isinstance(targets, str):
         # "all-linear", or PEFT's own choice for this architecture.
-        return {name: module for name, module in model.named_modules() if _is_linear(module)}
-    return _matching(model, set(cast("list[str]", targets)))
+        return {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        }
+    return _matching(model, targets)
 
 
-def _matching(model: nn.Module, names: AbstractSet[str]) -> dict[str, nn.Module]:
-    return {name: module for name, module in model.named_modules() if not names.isdisjoint(ends_of(name))}
-
-
-def _names(config: PeftConfig, key: str) -> AbstractSet[str]:
-    return set(cast("list[str]", getattr(config, key, None) or ()))
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+def _matching(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    wanted = set(names)
+    return {name: module for name, module in model.named_modules() if not wanted.isdisjoint(ends_of(name))}
 
 
 def _rows_and_columns(module: nn.Module) -> tuple[int, int]:

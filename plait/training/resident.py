@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -28,33 +28,22 @@ from plait.training.losses import StepMemory
 from plait.training.peft_adapter import adapter_tensors, attach, check_layout, peft_config_of
 from plait.wire.settings import Settings
 
-_Modules = tuple[tuple[str, int], ...]
-_Tensors = dict[str, tuple[object, ...]]
 
-
-@dataclass(eq=False)
 class BareBase:
     """A loaded base, with an adapter on while one is; two that were `loaded_as` equals are the same base."""
 
-    model: PreTrainedModel
-    loaded_as: tuple[object, ...]
-    _modules: _Modules = field(init=False)
-    _tensors: _Tensors = field(init=False)
-    _attributes: frozenset[str] = field(init=False)
-    _embedding: str = field(init=False)
-    _home: torch.device = field(init=False)
-
-    def __post_init__(self) -> None:
-        embedding = self.model.get_input_embeddings()
-        names = [name for name, module in self.model.named_modules() if module is embedding]
+    def __init__(self, model: PreTrainedModel, loaded_as: tuple[object, ...]) -> None:
+        self.model, self.loaded_as = model, loaded_as
+        embedding = model.get_input_embeddings()
+        names = [name for name, module in model.named_modules() if module is embedding]
         self._embedding = names[0] if type(embedding) is nn.Embedding and names else ""
         if self._embedding:
             device = self._home = cast("nn.Embedding", embedding).weight.device
             # For models that PEFT's modules compute; `fused` looks rows up itself.
             embedding.register_forward_pre_hook(_ids_to_rows)
             embedding.register_forward_hook(lambda _module, _given, rows: rows.to(device))
-        self._modules, self._tensors = _modules(self.model), _tensors(self.model)
-        self._attributes = frozenset(vars(self.model))
+        self._modules, self._tensors = _modules(model), _tensors(model)
+        self._attributes = frozenset(vars(model))
 
     def keep_embedding(self, *, on_host: bool) -> None:
         """Move the input embedding to the host or back, only where nothing else uses its weight."""
@@ -84,8 +73,7 @@ class BareBase:
 
     def attend_by(self, implementation: str) -> bool:
         """Compute attention in this way from now on; False if the base cannot change it."""
-        if self.model.config._attn_implementation != implementation:  # pyright: ignore[reportPrivateUsage]
-            self.model.set_attn_implementation(implementation)
+        self.model.set_attn_implementation(implementation)
         return self.model.config._attn_implementation == implementation  # pyright: ignore[reportPrivateUsage]
 
 
@@ -93,11 +81,11 @@ def _ids_to_rows(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[to
     return (given[0].to(cast("nn.Embedding", module).weight.device), *given[1:])
 
 
-def _modules(model: nn.Module) -> _Modules:
-    return tuple((name, id(module)) for name, module in model.named_modules())
+def _modules(model: nn.Module) -> list[tuple[str, int]]:
+    return [(name, id(module)) for name, module in model.named_modules()]
 
 
-def _tensors(model: nn.Module) -> _Tensors:
+def _tensors(model: nn.Module) -> dict[str, tuple[object, ...]]:
     return {name: _state(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 

@@ -29,8 +29,7 @@ from plait.adapters.method import AdapterRequest
 from plait.errors import MachineError
 from plait.training.bases import locate_config, quiet_libraries
 from plait.training.blueprint import AdapterTemplate, design, read_base_config
-from plait.training.device import Compute, choose_compute, memory_for_steps
-from plait.training.device_shares import limit_memory, matrix_gflops
+from plait.training.device import Compute, choose_compute, limit_memory, matrix_gflops, memory_for_steps
 from plait.training.examples import Example
 from plait.training.learner import TrainingInputs
 from plait.training.losses import ALL_BLOCKS, StepMemory, is_out_of_memory

@@ -111,8 +111,7 @@ def speeds(
     One process at a time, so that one base is in memory. Its first steps do not count: memory is first touched and
     kernels are first built there.
     """
-    from plait.training.device import use_threads
-    from plait.training.device_shares import matrix_gflops
+    from plait.training.device import matrix_gflops, use_threads
     from simulations.bench.train_ways import PEERS, multiplied_parameters
 
     use_threads(work.threads)

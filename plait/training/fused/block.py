@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import torch
 from peft.tuners.lora import Linear as PeftLoraLinear
@@ -55,44 +55,38 @@ class Projection:
 
 def plain_layer(module: nn.Module) -> Projection | None:
     """The layer's numbers; None for what computes more: DoRA, dropout, merged or several adapters, hooks."""
-    if type(module) is PeftPsoftLinear:
-        return _square(module)
-    if not _is_lora(module):
+    if type(module) is not PeftPsoftLinear and not _is_lora(module):
         return _frozen_layer(module)
-    found = cast("PeftLoraLinear", module)
+    found = cast("PeftLoraLinear | PeftPsoftLinear", module)
     base = None if _hooked(found) or found.merged else _frozen_layer(found.base_layer)
     if base is None:
         return None
-    active = [name for name in found.active_adapters if name in found.lora_A]
+    is_square = isinstance(found, PeftPsoftLinear)
+    there, dropouts = (found.psoft_R, found.psoft_dropout) if is_square else (found.lora_A, found.lora_dropout)
+    active = [name for name in found.active_adapters if name in there]
     if found.disable_adapters or not active:
         return base
-    if len(active) > 1 or found.lora_variant or any(found.lora_bias.values()):
+    if len(active) > 1 or not isinstance(dropouts[active[0]], nn.Identity):
         return None
-    name = active[0]
-    dropout = found.lora_dropout[name]
-    A, B = (cast("nn.Parameter", side[name].weight) for side in (found.lora_A, found.lora_B))
-    if not isinstance(dropout, nn.Identity) or not A.dtype == B.dtype == base.weight.dtype:
+    pair = _square(found, active[0]) if is_square else _pair(found, active[0])
+    if pair is None or any(each.dtype != base.weight.dtype for each in vars(pair).values() if isinstance(each, Tensor)):
         return None
-    return Projection(base.weight, base.bias, LowRankPair(A, B, float(found.scaling[name])))
+    return Projection(base.weight, base.bias, pair)
 
 
-def _square(module: PeftPsoftLinear) -> Projection | None:
-    base = None if _hooked(module) or module.merged or module.fan_in_fan_out else _frozen_layer(module.base_layer)
-    if base is None:
+def _pair(module: PeftLoraLinear, name: str) -> LowRankPair | None:
+    if module.lora_variant or any(module.lora_bias.values()):
         return None
-    active = [name for name in module.active_adapters if name in module.psoft_R]
-    if module.disable_adapters or not active:
-        return base
-    name = active[0]
+    A, B = (cast("nn.Parameter", side[name].weight) for side in (module.lora_A, module.lora_B))
+    return LowRankPair(A, B, float(module.scaling[name]))
+
+
+def _square(module: PeftPsoftLinear, name: str) -> Square | None:
     turn = cast("OrthLayer", module.psoft_R[name])
+    if module.fan_in_fan_out or turn.orth or turn.vector_a is not None or turn.vector_b is not None or _hooked(turn):
+        return None
     A, B = (cast("Tensor", side[name]) for side in (module._psoft_A_cache, module._psoft_B_cache))  # pyright: ignore[reportPrivateUsage]
-    if len(active) > 1 or turn.orth or turn.vector_a is not None or turn.vector_b is not None or _hooked(turn):
-        return None
-    if not isinstance(module.psoft_dropout[name], nn.Identity) or any(
-        tensor.dtype != base.weight.dtype for tensor in (A, B, turn.weight)
-    ):
-        return None
-    return Projection(base.weight, base.bias, Square(A, B, turn.weight, float(module.scaling[name])))
+    return Square(A, B, turn.weight, float(module.scaling[name]))
 
 
 def _is_lora(module: nn.Module) -> bool:
@@ -233,7 +227,7 @@ class _RunBlock(torch.autograd.Function):
         (out,), down_inner = project(activated, projections[6:], rows.by_adapter, residual=inside.y)
         if any(ctx.needs_input_grad):
             ctx.block, ctx.rows, ctx.recomputed = block, rows, recomputed
-            kept = () if recomputed else inside.tensors()
+            kept = () if recomputed else inside[1:]
             # Freed by the backward pass, as saved tensors are; no parameter is part of it.
             ctx.graphs = () if recomputed else inside.graphs
             ctx.save_for_backward(x, down_inner, *pairs, *kept)
@@ -280,8 +274,7 @@ class _RunBlock(torch.autograd.Function):
         return x_grad, None, None, None, *_shaped((*in_qkv, *in_o, *in_gated, *in_down), pairs)
 
 
-@dataclass(frozen=True)
-class _Inside:
+class _Inside(NamedTuple):
     """What the backward pass needs; q, k and v only where attention has no graphs, `y` is the second norm's input."""
 
     graphs: Graphs
@@ -299,12 +292,6 @@ class _Inside:
     @property
     def attended(self) -> tuple[Tensor, Tensor, Tensor] | Graphs:
         return self.graphs or cast("tuple[Tensor, Tensor, Tensor]", (self.q, self.k, self.v))
-
-    def tensors(self) -> tuple[Tensor | None, ...]:
-        return (
-            self.q, self.k, self.v, self.mixed, self.y, self.gate, self.up,
-            self.qkv_inner, self.o_inner, self.gated_inner,
-        )  # fmt: skip
 
 
 def _inside(x: Tensor, block: Block, rows: Rows, projections: Sequence[Projection]) -> _Inside:

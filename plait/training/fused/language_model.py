@@ -29,21 +29,13 @@ Pairs = Mapping[int, tuple[Tensor, Tensor]]
 """Pairs to use instead of the model's own, by `id` of the model's A, or R."""
 
 
-@dataclass(frozen=True)
-class _Family:
-    model: type[nn.Module]
-    layer: type[nn.Module]
-    attention: type[nn.Module]
-    mlp: type[nn.Module]
-    norm: type[nn.Module]
-
-
-_FAMILIES = tuple(
-    _Family(
-        *(getattr(module, prefix + what) for what in ("ForCausalLM", "DecoderLayer", "Attention", "MLP", "RMSNorm"))
+# By the model's type those of a block, its attention, its MLP, and the norms.
+_FAMILIES: Mapping[type[nn.Module], tuple[type[nn.Module], ...]] = {
+    getattr(module, f"{prefix}ForCausalLM"): tuple(
+        getattr(module, prefix + what) for what in ("DecoderLayer", "Attention", "MLP", "RMSNorm")
     )
     for module, prefix in ((modeling_llama, "Llama"), (modeling_mistral, "Mistral"), (modeling_qwen2, "Qwen2"))
-)
+}
 _ROTATIONS = ("default", "linear", "llama3")  # those whose angles do not depend on the input's length
 
 
@@ -88,7 +80,8 @@ class FusedLanguageModel:
         """
         lengths = [len(example.tokens) for example in batch]
         tokens = np.concatenate([example.tokens for example in batch])
-        targets = np.concatenate([_shifted(example.labels) for example in batch])
+        # The target of each position: the label of the next one.
+        targets = np.concatenate([np.append(example.labels[1:], IGNORED).astype(np.int64) for example in batch])
         counted = np.flatnonzero(targets != IGNORED)
         # Copied before the blocks: a copy after them would wait for all their kernels.
         wanted, positions = self._sent(targets[counted]), self._sent(counted)
@@ -157,7 +150,7 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         # Its modules are the base's own, but the input is not.
         return None
-    family = next((family for family in _FAMILIES if type(inner) is family.model), None)
+    family = _FAMILIES.get(type(inner))
     # accelerate moves what it places over several cards from module to module.
     if family is None or len(set(getattr(inner, "hf_device_map", {}).values())) > 1:
         return None
@@ -171,35 +164,35 @@ def recognise(model: nn.Module) -> FusedLanguageModel | None:
         or head.pair is not None
         or head.bias is not None
         or not isinstance(head.weight, Tensor)
-        or type(decoder.norm) is not family.norm
+        or type(decoder.norm) is not family[-1]
         or config.hidden_act != "silu"
         or config.rope_parameters.get("rope_type") not in _ROTATIONS
     ):
         return None
-    head_weight = head.weight
-    frozen = (embedding.weight, norm.weight, head_weight)
-    if any(each.requires_grad or each.dtype != head_weight.dtype for each in frozen):
+    frozen = (embedding.weight, norm.weight, head.weight)
+    if any(each.requires_grad or each.dtype != head.weight.dtype for each in frozen):
         return None
-    blocks = [_block(layer, family) for layer in decoder.layers]
-    known = tuple(block for block in blocks if block is not None)
-    if len(known) != len(blocks) or any(not _fits(b, decoder.rotary_emb, head_weight.dtype) for b in known):
-        return None
+    known: list[Block] = []
+    for layer in decoder.layers:
+        block = _block(layer, family)
+        if block is None or not _fits(block, decoder.rotary_emb, head.weight.dtype):
+            return None
+        known.append(block)
     return FusedLanguageModel(
         embedding=embedding.weight,
-        blocks=known,
+        blocks=tuple(known),
         norm=norm.weight,
         norm_eps=norm.variance_epsilon,
-        head=head_weight,
+        head=head.weight,
         rotation=decoder.rotary_emb,
         longest=getattr(config, "sliding_window", None),
         embedding_on_host=embedding.weight.device.type == "cpu" and norm.weight.device.type != "cpu",
     )
 
 
-def _block(layer: Any, family: _Family) -> Block | None:
+def _block(layer: Any, family: tuple[type[nn.Module], ...]) -> Block | None:
     attention, mlp, norms = layer.self_attn, layer.mlp, (layer.input_layernorm, layer.post_attention_layernorm)
-    types = (family.layer, family.attention, family.mlp, family.norm, family.norm)
-    if any(type(part) is not wanted for part, wanted in zip((layer, attention, mlp, *norms), types, strict=True)):
+    if tuple(map(type, (layer, attention, mlp, *norms))) != (*family, family[-1]):
         return None
     linears = [
         plain_layer(linear)
@@ -233,8 +226,3 @@ def _chosen(pair: LowRankPair | Square | None, pairs: Pairs | None) -> tuple[Ten
     if isinstance(pair, Square):
         return pair.pair(pair.R) if pairs is None else pairs[id(pair.R)]
     return (pair.A, pair.B) if pairs is None else pairs[id(pair.A)]
-
-
-def _shifted(labels: NDArray[np.int32]) -> NDArray[np.int64]:
-    """The target of each position: the label of the next one."""
-    return np.append(labels[1:], IGNORED).astype(np.int64)

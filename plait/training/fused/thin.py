@@ -158,8 +158,9 @@ def _addresses(tensors: Sequence[Tensor | None]) -> object:
     return (_P * len(tensors))(*map(_address, tensors))
 
 
-def _equal(rows: Sequence[int]) -> bool:
-    return len(set(rows)) == 1
+def _in_step(rows: Sequence[int]) -> bool:
+    """Whether several adapters have the same number of rows."""
+    return len(rows) > 1 and len(set(rows)) == 1
 
 
 def _by_adapter(x: Tensor, rows: Sequence[int]) -> Tensor:
@@ -168,36 +169,28 @@ def _by_adapter(x: Tensor, rows: Sequence[int]) -> Tensor:
 
 def _times(x: Tensor, matrices: Tensor, rows: Sequence[int], scale: float | None) -> Tensor:
     """Scale times each adapter's rows of x times its matrix. x: (rows, a), matrices: (adapters, a, b) -> (rows, b)."""
-    alpha = 1 if scale is None else scale
     out = x.new_empty(len(x), matrices.shape[2])
     # With beta 0 what is there does not count, not even if it is NaN; the scale is part of the product.
-    if len(rows) == 1:
-        return out.addmm_(x, matrices[0], beta=0, alpha=alpha)
-    if _equal(rows):
-        _by_adapter(out, rows).baddbmm_(_by_adapter(x, rows), matrices, beta=0, alpha=alpha)
-        return out
-    sizes = list(rows)
-    for part, given, matrix in zip(out.split(sizes), x.split(sizes), matrices, strict=True):
-        part.addmm_(given, matrix, beta=0, alpha=alpha)
+    _add_times_(out, x, matrices, rows, beta=0, alpha=1 if scale is None else scale)
     return out
 
 
-def _add_times_(out: Tensor, x: Tensor, matrices: Tensor, rows: Sequence[int]) -> None:
-    if len(rows) == 1:
-        out.addmm_(x, matrices[0])
-    elif _equal(rows):
-        _by_adapter(out, rows).baddbmm_(_by_adapter(x, rows), matrices)
-    else:
-        sizes = list(rows)
-        for part, given, matrix in zip(out.split(sizes), x.split(sizes), matrices, strict=True):
-            part.addmm_(given, matrix)
+def _add_times_(
+    out: Tensor, x: Tensor, matrices: Tensor, rows: Sequence[int], *, beta: float = 1, alpha: float = 1
+) -> None:
+    if _in_step(rows):
+        _by_adapter(out, rows).baddbmm_(_by_adapter(x, rows), matrices, beta=beta, alpha=alpha)
+        return
+    sizes = list(rows)
+    for part, given, matrix in zip(out.split(sizes), x.split(sizes), matrices, strict=True):
+        part.addmm_(given, matrix, beta=beta, alpha=alpha)
 
 
 def _cross(left: Tensor, right: Tensor, rows: Sequence[int]) -> Tensor:
     """Left' right for each adapter's rows. left: (rows, a), right: (rows, b) -> (adapters, a, b)."""
     if len(rows) == 1:
         return (left.t() @ right)[None]
-    if _equal(rows):
+    if _in_step(rows):
         return torch.bmm(_by_adapter(left, rows).transpose(1, 2), _by_adapter(right, rows))
     sizes = list(rows)
     return torch.stack([a.t() @ b for a, b in zip(left.split(sizes), right.split(sizes), strict=True)])

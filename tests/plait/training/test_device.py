@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from plait.errors import ConfigError
-from plait.training import device, device_shares
-from plait.training.device import choose_compute, choose_devices, one_base_over
-from plait.training.device_shares import shares
+from plait.training import device
+from plait.training.device import choose_compute, choose_devices, one_base_over, shares
 
 
 @pytest.fixture
@@ -55,10 +54,10 @@ def test_processes_that_share_a_card_leave_room_for_what_cuda_takes_for_each(mon
     limits: list[int] = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1, 24 * 10**9))
     monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
-    monkeypatch.setattr(device_shares, "limit_memory", lambda _, limit: limits.append(limit))
+    monkeypatch.setattr(device, "limit_memory", lambda _, limit: limits.append(limit))
     card = torch.device("cuda:0")
-    parts = [device_shares.take_share(card, count) for count in (1, 2, 3)]
-    assert parts == limits == [0, 12 * 10**9 - device_shares.CONTEXT_BYTES, 8 * 10**9 - device_shares.CONTEXT_BYTES]
+    parts = [device.take_share(card, count) for count in (1, 2, 3)]
+    assert parts == limits == [0, 12 * 10**9 - device.CONTEXT_BYTES, 8 * 10**9 - device.CONTEXT_BYTES]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from plait.training import resident as resident_module
 from plait.training.bases import LocatedBase, locate_config
 from plait.training.blueprint import read_base_config, shape_of
 from plait.training.completions import completions_of
-from plait.training.device_shares import CONTEXT_BYTES
+from plait.training.device import CONTEXT_BYTES
 from plait.training.examples import Example
 from plait.training.losses import StepMemory
 from plait.training.memory_plan import (
@@ -157,15 +157,16 @@ def test_the_embedding_stays_on_the_host_only_where_that_makes_it_fit(eight):
     four, card = replace(eight, four_bits=True), 8 * 10**9 - CONTEXT_BYTES
     how = {"batch": 1, "seq_len": 2048}
     assert not plan_step(four, **how, budget=card).fits
-    plan = plan_step(four, **how, budget=card, host_has_room=True)
+    four = replace(four, host_has_room=True)
+    plan = plan_step(four, **how, budget=card)
     assert plan.fits
     assert (plan.embedding_on_host, plan.cuts) == (True, 1)
     assert peak_bytes(four, sequences=1, seq_len=2048, recomputed=32, embedding_on_host=True) < 7.3e9
-    assert not plan_step(four, **how, budget=10 * 10**9, host_has_room=True).embedding_on_host
-    assert "--seq-len" in what_would_fit(four, seq_len=1 << 16, budget=card, host_has_room=True)
-    assert what_would_fit(four, seq_len=2048, budget=10**9, host_has_room=True) == "6.8 GB of memory"
+    assert not plan_step(four, **how, budget=10 * 10**9).embedding_on_host
+    assert "--seq-len" in what_would_fit(four, seq_len=1 << 16, budget=card)
+    assert what_would_fit(four, seq_len=2048, budget=10**9) == "6.8 GB of memory"
     for bound in (replace(four, tied=True), replace(four, adapted_embedding=True)):
-        assert not plan_step(bound, **how, budget=card, host_has_room=True).embedding_on_host
+        assert not plan_step(bound, **how, budget=card).embedding_on_host
 
 
 @pytest.mark.slow
@@ -205,7 +206,7 @@ def test_what_is_planned_for_the_embedding_is_done_and_undone(fresh, blueprint, 
     honest, placed = memory_plan.size_of, []
     monkeypatch.setattr(memory_plan, "size_of", lambda *a, **how: replace(honest(*a, **how), tied=False, on_cpu=False))
     monkeypatch.setattr(BareBase, "keep_embedding", lambda _, *, on_host: placed.append(on_host))
-    least = least_bytes(replace(size, tied=False), seq_len=512, host_has_room=True)
+    least = least_bytes(replace(size, tied=False, host_has_room=True), seq_len=512)
     fresh.memory_limit_bytes = int(1.08 * least)
     fresh.plan_steps(blueprint.spec, replace(SETTINGS, seq_len=512, batch_size=1))
     fresh.with_adapter(blueprint.spec, blueprint.initial)
