@@ -4,8 +4,6 @@ A contract check is a claim about a part, and how the claim fares. The checks of
 (`plait.aggregation.contract` …). plait's own parts pass them in its tests, and a user's own in `plait check-plugin`.
 """
 
-from __future__ import annotations
-
 import inspect
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence

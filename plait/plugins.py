@@ -5,8 +5,6 @@ A name is one of three: where an object lives (``my_rules:MedianOfMeans``), an e
 imported only if this process's operator named it (`admit`); a configuration that came from a server does not.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from enum import StrEnum
@@ -109,7 +107,7 @@ def is_importable(kind: Kind, name: str) -> bool:
     return (kind, name) not in GIVEN
 
 
-def source_of(kind: Kind, name: str) -> PluginSource:
+def source_of(kind: Kind, name: str) -> "PluginSource":
     """What the ledger keeps of a part; ConfigError if it is not here. Imports nothing."""
     match = _REFERENCE.fullmatch(name)
     return _search().source(kind, name, module=match[1] if match else "", given=GIVEN.get((kind, name)))

@@ -70,9 +70,8 @@ def _open(path: Path, weight: float, base_fingerprint: str) -> _Given:
             f"adapter '{path}' was trained on base {stated[:16]}, expected {base_fingerprint[:16]}, the run's; "
             "nearest: give --base its own"
         )
-    spec = loaded.spec()
     digest = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
-    return _Given(path, weight, spec, AdapterState.from_tensors(spec.layout, loaded.tensors), digest)
+    return _Given(path, weight, loaded.spec(), loaded.state, digest)
 
 
 def _folder(path: Path) -> Path:

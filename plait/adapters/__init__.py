@@ -5,7 +5,7 @@ from plait.adapters.method import Subject
 from plait.adapters.peft import model_card, save_peft_directory
 from plait.adapters.peft_settings import parse_spec
 from plait.adapters.spec import AdapterSpec, AdapterTask, BaseReference, Parent, parents_from
-from plait.adapters.state import AdapterState, Float32, Layout, TensorSlot, add, check_finite, is_small, norm, subtract
+from plait.adapters.state import AdapterState, Float32, Layout, TensorSlot, add, check_finite, norm, subtract
 
 __all__ = [
     "AdapterSpec",
@@ -20,7 +20,6 @@ __all__ = [
     "add",
     "check_finite",
     "fingerprint_base",
-    "is_small",
     "model_card",
     "norm",
     "parents_from",

@@ -1,7 +1,5 @@
 """Bottleneck adapters in PEFT's files: W_up f(W_down y + b_down) + b_up behind an output y (arXiv 1902.00751)."""
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

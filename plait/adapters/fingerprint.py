@@ -9,8 +9,6 @@ lines, each ending in a newline, with each array as JSON without spaces and in A
     ["file",NAME,HASH]                   every one of `TOKENIZER_FILES` that is present, in name order
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

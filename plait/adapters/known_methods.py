@@ -1,7 +1,5 @@
 """Methods besides LoRA: square matrices, scales, bottlenecks, prompts, the weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -33,15 +31,6 @@ def _lora_xs(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
     }
 
 
-def _vera(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
-    return {
-        "r": request.rank,
-        "vera_dropout": request.dropout,
-        "target_modules": request.targets,
-        "save_projection": False,
-    }
-
-
 def _ia3(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
     names = request.target_names
     # PEFT has the paper's choice (keys, values, the last layer of a block) for the architectures that it knows.
@@ -50,28 +39,27 @@ def _ia3(request: AdapterRequest, _: BaseModules) -> Mapping[str, object]:
 
 
 def _bottleneck(request: AdapterRequest, base: BaseModules) -> Mapping[str, object]:
-    return _behind(request, (*base.attention_outputs, *base.feedforward_outputs), excluded=())
+    return _behind(request, (*base.attention_outputs, *base.feedforward_outputs))
 
 
 def _pfeiffer(request: AdapterRequest, base: BaseModules) -> Mapping[str, object]:
     outputs = base.feedforward_outputs
     # Of "output.dense", "attention.output.dense" is another module.
     excluded = [name for name in base.attention_outputs if matches(name, outputs)]
-    return _behind(request, outputs, excluded=excluded)
+    return _behind(request, outputs, excluded)
 
 
-def _behind(request: AdapterRequest, outputs: Sequence[str], *, excluded: Sequence[str]) -> Mapping[str, object]:
+def _behind(request: AdapterRequest, outputs: Sequence[str], excluded: Sequence[str] = ()) -> Mapping[str, object]:
     """Settings of bottlenecks behind the given layers, or behind those that the user names."""
-    names = request.target_names
-    if not (names or outputs):
-        raise ConfigError(
-            f"method is '{request.method}', and the layers at which the halves of this base's blocks end are not among "
-            f"those that plait knows ({', '.join(dict.fromkeys([*ATTENTION_OUTPUTS, *FEEDFORWARD_OUTPUTS]))}): name "
-            "them with --target-modules"
-        )
-    if names:
+    if names := request.target_names:
         return {"r": request.rank, "target_modules": names}
-    return {"r": request.rank, "target_modules": [*outputs], "exclude_modules": [*excluded] or None}
+    if outputs:
+        return {"r": request.rank, "target_modules": [*outputs], "exclude_modules": [*excluded] or None}
+    raise ConfigError(
+        f"method is '{request.method}', and the layers at which the halves of this base's blocks end are not among "
+        f"those that plait knows ({', '.join(dict.fromkeys([*ATTENTION_OUTPUTS, *FEEDFORWARD_OUTPUTS]))}): name "
+        "them with --target-modules"
+    )
 
 
 LORA_XS = Method(
@@ -91,7 +79,12 @@ VERA = Method(
     name="vera",
     title="VeRA (arXiv 2310.11454)",
     peft_type="VERA",
-    settings=_vera,
+    settings=lambda request, _: {
+        "r": request.rank,
+        "vera_dropout": request.dropout,
+        "target_modules": request.targets,
+        "save_projection": False,
+    },
     averages="the two vectors of scales, separately; inexact, because they are multiplied",
     kept="A and B: random, from a seed",
     options=frozenset({Option.RANK, Option.DROPOUT, Option.TARGETS}),

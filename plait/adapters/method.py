@@ -4,8 +4,6 @@ To add a method of PEFT, add its `Method`, its name in `METHODS` and, for a new 
 to `peft_settings`. Knows no PEFT class: a policy is read before any heavy library is loaded.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,8 +25,8 @@ FEEDFORWARD_OUTPUTS = (
 """The last layer of a block's second half, likewise. PEFT's table for IA3 calls some of them feedforward."""
 # The rank at which simulations/methods chose learning rates.
 _CHOSEN_AT_RANK = 8
-# PEFT's types of adapters that are a prompt of their own.
-_PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
+PROMPTS = frozenset({"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"})
+"""PEFT's types of adapters that are a prompt of their own."""
 FLAGS = ("act_fn", "use_dora", "use_rslora")
 """What `Method.fixed` of plait's methods sets: it distinguishes methods of one type of PEFT."""
 
@@ -133,7 +131,7 @@ class Method:
         trains = f"'{self.name}' trains {self.subject}"
         kinds = {Trait.FACTORS: Subject.FACTORS, Trait.SQUARES: Subject.SQUARES}
         missing = {trait: trains for trait, subject in kinds.items() if self.subject is not subject}
-        if self.peft_type in _PROMPTS:
+        if self.peft_type in PROMPTS:
             missing[Trait.SAMPLES] = "completions are sampled without a prompt of its own"
         return missing
 

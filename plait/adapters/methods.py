@@ -1,7 +1,5 @@
 """The table of adapter methods by name: the usual ones here, the others imported when one of them is asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated

@@ -4,8 +4,6 @@ The metadata of the tensors' file holds the provenance, as PEFT warns of unknown
 by users are data on a card: nothing in them becomes markup.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

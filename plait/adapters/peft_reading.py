@@ -1,9 +1,8 @@
 """PEFT directories, read from anybody, with a PeerError for what is invalid; no pickle is ever read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from plait.adapters.method import in_base
@@ -63,11 +62,11 @@ class PeftAdapter:
         """Fingerprint of the base that the adapter was trained on, if plait stored it."""
         return self.provenance.base_fingerprint if self.provenance else None
 
-    @property
-    def digest(self) -> str:
-        """Digest of the tensors in hexadecimal, by which a ledger names an adapter."""
+    @cached_property
+    def state(self) -> AdapterState:
+        """Its values; by their digest a ledger names an adapter."""
         layout = Layout.of({name: tensor.shape for name, tensor in self.tensors.items()})
-        return AdapterState.from_tensors(layout, self.tensors).digest().hex()
+        return AdapterState.from_tensors(layout, self.tensors)
 
     def spec(self) -> AdapterSpec:
         """The spec of this adapter, derived from its configuration and its tensors."""
@@ -80,7 +79,7 @@ class PeftAdapter:
             peft_config={key: value for key, value in self.config.items() if key not in PLACE_KEYS},
             task=task,
             labels=self.provenance.labels if self.provenance else (),
-            layout=Layout.of({name: tensor.shape for name, tensor in self.tensors.items()}),
+            layout=self.state.layout,
             init_seed=self.provenance.init_seed if self.provenance else 0,
         )
         if self.provenance and self.provenance.spec_digest != spec.digest.hex():

@@ -5,11 +5,9 @@ table is refused, unless it is null, false or empty, as PEFT writes disabled fea
 on the base and is checked where it is known (`plait.training.peft_adapter`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Self, cast
 
 from plait.adapters.method import FLAGS, MAX_CHARACTERS, is_plain
 from plait.adapters.methods import METHODS, method_named
@@ -40,8 +38,8 @@ class _Rule:
     holds: Callable[[Json], bool]
     expected: str
 
-    def or_null(self) -> _Rule:
-        return _Rule(lambda value: value is None or self.holds(value), f"{self.expected}, or null")
+    def or_null(self) -> Self:
+        return type(self)(lambda value: value is None or self.holds(value), f"{self.expected}, or null")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ vulnerability: the library loads NaN, duplicate keys and a tensor named ``../../
 varying order. JSON from outside is bounded, one object, without duplicate keys and NaN.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math

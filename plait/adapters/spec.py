@@ -3,8 +3,6 @@
 A layout follows from base and configuration, so under a kilobyte is enough for a peer to build the same adapter.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -14,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 from plait.adapters.state import Layout
 from plait.errors import PeerError
@@ -195,7 +194,7 @@ class BaseReference:
         """The name if it has the form ``owner/model`` and is not a path here; other names mean nothing elsewhere."""
         return self.name if HUB_ID.fullmatch(self.name) and not Path(self.name).exists() else None
 
-    def known_to_others(self) -> BaseReference:
+    def known_to_others(self) -> Self:
         """A converted GGUF file goes by the hub id of the model that it was made of, if it states one."""
         try:
             stated = Path(self.name, ORIGIN_FILE).read_text(encoding="utf-8").strip()

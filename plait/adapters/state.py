@@ -1,14 +1,12 @@
 """The values of an adapter: named float32 tensors in one flat read-only buffer under a layout, and their arithmetic."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +44,7 @@ class Layout:
     slots: tuple[TensorSlot, ...]
 
     @classmethod
-    def of(cls, shapes: Mapping[str, Iterable[int]]) -> Layout:
+    def of(cls, shapes: Mapping[str, Iterable[int]]) -> Self:
         """Lay out named shapes in name order."""
         slots: list[TensorSlot] = []
         offset = 0
@@ -57,7 +55,7 @@ class Layout:
         return cls(tuple(slots))
 
     @classmethod
-    def of_text(cls, text: str) -> Layout:
+    def of_text(cls, text: str) -> Self:
         """The inverse of `text`."""
         try:
             shapes = {str(name): tuple(map(int, shape)) for name, shape in cast("list[Any]", read_json(text))}
@@ -110,12 +108,12 @@ class AdapterState:
             object.__setattr__(self, "flat", view)
 
     @classmethod
-    def zeros(cls, layout: Layout) -> AdapterState:
+    def zeros(cls, layout: Layout) -> Self:
         """The adapter whose every element is 0."""
         return cls(layout, np.zeros(layout.size, np.float32))
 
     @classmethod
-    def from_tensors(cls, layout: Layout, tensors: Mapping[str, NDArray[np.generic]]) -> AdapterState:
+    def from_tensors(cls, layout: Layout, tensors: Mapping[str, NDArray[np.generic]]) -> Self:
         """Pack tensors with exactly the layout's names and shapes.
 
         Raises:
@@ -162,7 +160,8 @@ class AdapterState:
         return hasher.digest()
 
     @cached_property
-    def _is_small(self) -> bool:
+    def is_small(self) -> bool:
+        """Whether surely all are below 2^64, quickly: a product is not finite if an element's square is not."""
         with np.errstate(over="ignore", invalid="ignore"):
             return bool(np.isfinite(np.dot(self.flat, self.flat)))
 
@@ -174,16 +173,11 @@ class AdapterState:
 
 def check_finite(state: AdapterState) -> None:
     """Raise PeerError naming the first tensor that holds a NaN or an infinity."""
-    if is_small(state):
+    if state.is_small:
         return
     for name, tensor in state.items():
         if not np.isfinite(tensor).all():
             raise PeerError(f"tensor '{name}' holds NaN or infinity")
-
-
-def is_small(state: AdapterState) -> bool:
-    """Whether surely all elements are below 2^64, quickly: a product is not finite if an element's square is not."""
-    return state._is_small  # pyright: ignore[reportPrivateUsage]
 
 
 def add(left: AdapterState, right: AdapterState) -> AdapterState:

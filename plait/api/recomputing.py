@@ -98,7 +98,7 @@ def _check_adapter(
     kept = kept_in(view, keep=settings.select)
     if kept is None and not directory.adapter.exists():
         return "none yet; no round has finished"
-    digest = load_peft_directory(directory.adapter).digest
+    digest = load_peft_directory(directory.adapter).state.digest().hex()
     if kept and digest == kept.adapter:
         return f"that of round {kept.round}"
     # The run was killed between publishing a round's adapter and recording it in the ledger, or the other way round.

@@ -16,7 +16,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterSpec, AdapterState
+from plait.adapters import AdapterSpec
 from plait.adapters.peft_reading import PeftAdapter
 from plait.attacks.canary import Audit
 from plait.config import RunConfig
@@ -177,7 +177,7 @@ def attacks(
     spec, units = loaded.spec(), [*sides.members, *sides.others]
     both = [example for unit in units for example in unit]
     sizes = np.array([len(unit) for unit in units])
-    model = base.with_adapter(spec, AdapterState.from_tensors(spec.layout, loaded.tensors))
+    model = base.with_adapter(spec, loaded.state)
 
     def measure() -> NDArray[np.float64]:
         each = measure_losses(model, both, task=spec.task, pad_token=base.pad_token, batch_size=batch_size)

@@ -80,7 +80,8 @@ def audit(
     shown: dict[str, Any] = {"group": group, "canaries": proven.canaries if proven and not group else 0}
     if proven:
         shown |= {"epsilon_bound": proven.bound, "epsilon_most": proven.most}
-    event = Audited(adapter=loaded.digest, members=len(sides.members), others=len(sides.others), attacks=found, **shown)
+    shown |= {"adapter": loaded.state.digest().hex(), "members": len(sides.members), "others": len(sides.others)}
+    event = Audited(attacks=found, **shown)
     if record:
         append_event(directory.ledger, event)
         write_report(directory.path)

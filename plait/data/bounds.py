@@ -4,8 +4,6 @@ A file is opened and unpacked (gzip, Zstandard) by what it begins with. Repetiti
 memory, so what there is to step through is bounded by the file's size, too.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import stat
@@ -94,7 +92,7 @@ class _Unpacked(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Buffer, /) -> int:
+    def readinto(self, buffer: "Buffer", /) -> int:
         view = memoryview(buffer).cast("B")
         try:
             data = self._reader.read(len(view))

@@ -4,8 +4,6 @@
 each file. Different Python versions have different text.
 """
 
-from __future__ import annotations
-
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
@@ -19,7 +17,7 @@ _MIN_BYTES = 200
 _SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "_bundled", "__pycache__"})
 
 
-def stdlib(cache: Path, progress: Progress) -> Dataset:  # noqa: ARG001 (every built-in is loaded alike)
+def stdlib(_: Progress) -> Dataset:
     """Read the standard library; MachineError if this Python has no source files."""
     root = Path(sysconfig.get_path("stdlib"))
     records = read_tree(root, packages=sys.stdlib_module_names)
@@ -52,13 +50,13 @@ def read_tree(root: Path, *, packages: frozenset[str]) -> list[Record]:
     return records
 
 
-def _downloaded() -> Mapping[str, Callable[[Path, Progress], Dataset]]:
+def _downloaded() -> Mapping[str, Callable[[Progress], Dataset]]:
     from plait.data.packages import bbc, chatterbot
 
     return {"bbc": bbc, "chatterbot": chatterbot}
 
 
-BUILTINS: Choices[Callable[[Path, Progress], Dataset]] = Choices(
+BUILTINS: Choices[Callable[[Progress], Dataset]] = Choices(
     (("bbc", "chatterbot"), _downloaded),
     (("stdlib",), lambda: {"stdlib": stdlib}),
 )

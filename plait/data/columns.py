@@ -1,7 +1,5 @@
 """Which columns of a source hold what: recognised by name, or named by the user (``text=body,client=author``)."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

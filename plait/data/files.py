@@ -1,7 +1,5 @@
 """Files of data by their suffix, and folders: saved by `datasets`, of files of one kind of data, or of text."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial

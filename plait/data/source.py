@@ -1,13 +1,9 @@
 """Data as people have it, as one dataset: a built-in, or data of their own (`given`)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from pathlib import Path
 
 from plait.data.builtin import BUILTINS
 from plait.data.records import Dataset, Progress
-from plait.system.files import cache_directory
 
 
 def as_dataset(
@@ -16,7 +12,6 @@ def as_dataset(
     columns: str | Mapping[str, str] | None = None,
     split: str = "",
     name: str = "",
-    cache: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> Dataset:
     """A dataset from whatever the data is.
@@ -30,7 +25,6 @@ def as_dataset(
         columns: which columns hold what, such as ``text=body,client=author``, if they do not have the usual names.
         split: the split to train on, or ``TRAIN,HELD_OUT``; by default ``train``, and ``validation`` or else ``test``
             is held out. ``train[:1000]`` takes the first thousand rows.
-        cache: where downloads are kept; by default plait's cache directory.
 
     Raises:
         ConfigError: the source is of no known kind, or `columns` or `split` do not fit it.
@@ -41,10 +35,10 @@ def as_dataset(
         if isinstance(source, Dataset):
             return source
         if isinstance(source, str) and source in BUILTINS:
-            return BUILTINS[source](cache or cache_directory(), progress)
+            return BUILTINS[source](progress)
     from plait.data.given import given_dataset
 
-    return given_dataset(source, columns=columns, split=split, name=name, cache=cache, progress=progress)
+    return given_dataset(source, columns=columns, split=split, name=name, progress=progress)
 
 
 def check_data_name(data: str, *, columns: str = "", split: str = "") -> None:

@@ -1,7 +1,5 @@
 """Which split of a source trains, and which is held out; named as in Hugging Face's datasets: ``train[:1000]``."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Files are read in small batches, each checked before a value of it is touched. T
 nothing, so the memory that the process may add is limited while a batch is read.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import decimal
 import itertools

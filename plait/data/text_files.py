@@ -4,8 +4,6 @@ A JSON document is an array of objects, or an object with one list of them, or J
 line of column names; every value is text, and an empty cell is a missing value.
 """
 
-from __future__ import annotations
-
 import codecs
 import csv
 import io

@@ -5,8 +5,6 @@ multiplied into B. For some architectures its bases have the rows of queries and
 rotation side by side), and so has B. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping
@@ -68,7 +66,7 @@ class GgufAdapter:
 
     source: Source
     geometry: Geometry
-    shape: BaseShape
+    shape: "BaseShape"
     names: Mapping[str, str]
 
 
@@ -195,7 +193,7 @@ def _as_type(factor: Float32, kind: str, pair: Pair) -> NDArray[np.floating]:
     return values
 
 
-def _names(source: Source, geometry: Geometry, shape: BaseShape, instead: str) -> dict[str, str]:
+def _names(source: Source, geometry: Geometry, shape: "BaseShape", instead: str) -> dict[str, str]:
     names = get_tensor_name_map(ARCHITECTURES[shape.model_type], shape.layers)
     found: dict[str, str] = {}
     for pair in geometry.pairs:

@@ -3,8 +3,6 @@
 Sends the files of the export and nothing else of the run. The token is the one of ``hf auth login`` or ``HF_TOKEN``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Plain LoRA is merged on disk, a few rows at a time: W + scale * B A in float32, 
 memory does not grow with the base. Anything beyond it goes through PEFT, with the whole base in memory.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -7,8 +7,6 @@ not cost a round, so they are returned as text.
     PLACE/latest          a symbolic link to the newest; both appear atomically
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re
@@ -17,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
+from typing import Self
 
 import httpx
 
@@ -46,7 +45,7 @@ class Outlets:
     api_key: str = ""
 
     @classmethod
-    def of(cls, places: str, *, run: Path, spec: AdapterSpec, api_key: str = "") -> Outlets | None:
+    def of(cls, places: str, *, run: Path, spec: AdapterSpec, api_key: str = "") -> Self | None:
         """Parse the user's setting; None if it is empty. The name of the run directory is the model's in requests.
 
         Raises:

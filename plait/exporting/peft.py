@@ -12,8 +12,6 @@ loads an adapter, and how this export satisfies it (vllm/lora/peft_helper.py, lo
     every tensor is lora_A.weight or lora_B.weight of a layer that the model has         refused otherwise
 """
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

@@ -5,8 +5,6 @@ of these is refused. Factors are padded with zeros, or approximated at a lower r
 decomposition (Eckart-Young). A padded row has no gradient, so training cannot continue from here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +14,7 @@ import numpy as np
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Float32, Layout, TensorSlot
 from plait.adapters.bottleneck import NO_WEIGHT
-from plait.adapters.method import in_base
+from plait.adapters.method import PROMPTS, in_base
 from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.aggregation.factors import balanced
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
@@ -31,11 +29,8 @@ if TYPE_CHECKING:
     # At run time it would import torch, which most refusals need not wait for.
     from plait.training.export_weights import BaseShape
 
-_INPUT = "it changes the input, not the weights"
 ONLY_PEFT: Mapping[str, str] = {
-    "PROMPT_TUNING": _INPUT,
-    "PREFIX_TUNING": _INPUT,
-    "P_TUNING": _INPUT,
+    **dict.fromkeys(PROMPTS, "it changes the input, not the weights"),
     BOTTLENECK_TYPE: NO_WEIGHT,
 }
 """Types of adapters that change no weight, so that nothing can merge them, and why."""
@@ -71,7 +66,7 @@ def lora_fault(spec: AdapterSpec) -> str | None:
     return f"holds '{others[0].name}', which is not a factor of LoRA" if others else None
 
 
-def shape_of_base(source: Source, progress: Progress) -> BaseShape:
+def shape_of_base(source: Source, progress: Progress) -> "BaseShape":
     """The layers of an adapter's base, from its config alone."""
     progress("reading the base's layers")
     from plait.training.export_weights import describe_base
@@ -79,7 +74,7 @@ def shape_of_base(source: Source, progress: Progress) -> BaseShape:
     return describe_base(locate_config(source.base.here), source.spec.task)
 
 
-def check_fit(geometry: Geometry, shape: BaseShape, *, base: str) -> None:
+def check_fit(geometry: Geometry, shape: "BaseShape", *, base: str) -> None:
     """Refuse an adapter of another base: a layer is missing or has another shape (BaseMismatchError).
 
     A changed embedding, or output layer tied to it, is a ConfigError.

@@ -1,7 +1,5 @@
 """The newest adapter as a PEFT directory, with figures from the ledger on its card."""
 
-from __future__ import annotations
-
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +27,7 @@ class Publisher:
     base: BaseReference
     _: KW_ONLY
     clients: int
-    outlets: Outlets | None
+    outlets: "Outlets | None"
     parents: tuple[Parent, ...] = ()
 
     def __post_init__(self) -> None:

@@ -1,7 +1,5 @@
 """The common inputs and outputs of export targets, and the card of an export. Knows no format."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ A client's own adapter is a side of every pair (FedSA-LoRA), or a share of the w
 simulation, else in its node's state. The base need not be on this disk: plait stored its name and fingerprint.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata
@@ -94,7 +92,7 @@ def open_source(path: Path, *, base: str = "", progress: Progress = lambda _: No
     return Source(
         name=_name_of(path),
         spec=spec,
-        state=AdapterState.from_tensors(spec.layout, loaded.tensors),
+        state=loaded.state,
         base=_base_of(loaded, folder, base, progress),
         # A stranger's link would publish a file of the exporting user.
         card=_read_text(folder / CARD_FILE) if lies_in(folder / CARD_FILE, folder) else None,

@@ -1,7 +1,5 @@
 """The objectives by name."""
 
-from __future__ import annotations
-
 from plait.errors import ConfigError
 from plait.objectives.objective import DPO_NAME, GRPO_NAME, SFT, Objective
 from plait.settings.choice import parse_choice

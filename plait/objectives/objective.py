@@ -1,7 +1,5 @@
 """What clients learn: what it needs of a run, and how its figures are named."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from plait.plugins import Kind

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from plait.adapters import AdapterState, Layout, add, is_small
+from plait.adapters import AdapterState, Layout, add
 from plait.aggregation import Geometry, Side
 from plait.errors import PeerError
 from plait.ledger.events import Reason
@@ -287,7 +287,7 @@ def _check_epsilon(figures: Mapping[str, float], most: float) -> None:
 
 
 def _check_size(delta: AdapterState, received: AdapterState) -> None:
-    if is_small(delta) and is_small(received):
+    if delta.is_small and received.is_small:
         return
     with np.errstate(over="ignore"):
         flats = (delta.flat, add(received, delta).flat)

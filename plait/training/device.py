@@ -3,8 +3,6 @@
 Adapters stay in float32 everywhere.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import time
 from collections import Counter
@@ -55,16 +53,10 @@ def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"device is '{device}', expected auto, cpu, cuda, cuda:N or mps") from error
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (chosen.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not there.get(chosen.type, False):
-        raise ConfigError(f"device is '{device}', but this machine has none; expected one of {_present()}")
-    if dtype != "auto":
-        return Compute(chosen, DTYPES[dtype])
-    return Compute(chosen, _fastest(chosen))
+    name = f"cuda:{chosen.index or 0}" if chosen.type == "cuda" else chosen.type
+    if name not in (present := _present()):
+        raise ConfigError(f"device is '{device}', but this machine has none; expected one of {', '.join(present)}")
+    return Compute(chosen, DTYPES[dtype] if dtype != "auto" else _fastest(chosen))
 
 
 def choose_devices(devices: str = "auto", dtype: str = "auto") -> tuple[Compute, ...]:
@@ -172,13 +164,9 @@ def memory_for_steps(device: torch.device, limit_bytes: int = 0) -> int:
     return min(there or limit_bytes, limit_bytes or there)
 
 
-def _present() -> str:
-    names = ["cpu"]
-    if torch.cuda.is_available():
-        names += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        names.append("mps")
-    return ", ".join(names)
+def _present() -> list[str]:
+    cards = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    return ["cpu", *(f"cuda:{index}" for index in cards), *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def shares(devices: Sequence[Compute]) -> tuple[int, ...]:

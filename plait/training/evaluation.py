@@ -1,11 +1,9 @@
 """An adapter evaluated on data, beside its base alone."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 
-from plait.adapters import AdapterSpec, AdapterState, AdapterTask
+from plait.adapters import AdapterSpec, AdapterTask
 from plait.adapters.peft_reading import PeftAdapter
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError, DataError
@@ -43,8 +41,7 @@ def evaluate_adapter(
     chosen = spread(examples, max_sequences, by_label=spec.task is AdapterTask.CLASSIFICATION)
     if objective_named(objective).completions:
         raise ConfigError(f"objective is '{objective}', which only a run can measure")
-    state = AdapterState.from_tensors(spec.layout, loaded.tensors)
-    model = base.with_adapter(spec, state)
+    model = base.with_adapter(spec, loaded.state)
 
     measure = partial(
         measure_losses,

@@ -1,13 +1,11 @@
 """Token sequences: what counts of them, the held-out part, and the order in which a training meets them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, islice
-from typing import Protocol, cast
+from typing import Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +46,13 @@ class Example:
         return hashlib.sha256(lengths + self.tokens.tobytes() + self.labels.tobytes()).digest()
 
     @property
-    def sides(self) -> tuple[Example | None, ...]:
+    def sides(self) -> tuple[Self | None, ...]:
         """Chosen and rejected sequence of a preference; None for one that is missing."""
         parts = zip((0, *self.ends), self.ends, strict=False)
-        return tuple(Example(self.tokens[a:b], self.labels[a:b]) if a < b else None for a, b in parts)
+        return tuple(type(self)(self.tokens[a:b], self.labels[a:b]) if a < b else None for a, b in parts)
 
     @classmethod
-    def of_sides(cls, chosen: Example, rejected: Example | None) -> Example:
+    def of_sides(cls, chosen: Self, rejected: Self | None) -> Self:
         """A preference; or a reply alone."""
         sides = (chosen, rejected)
         there = [side for side in sides if side is not None]

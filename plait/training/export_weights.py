@@ -1,7 +1,5 @@
 """The parts of an export that need torch: the layers of a base, and merging adapters beyond plain LoRA, by PEFT."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

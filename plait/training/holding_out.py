@@ -9,8 +9,6 @@ Of a client with many records half of what is held out is its *judge part*, by a
 record. Decisions follow from the other half alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ AdamW's epsilon is so small that steps never become proportional to gradients. W
 tiny factors would receive the gradient itself, and from it the tokens of a batch (DAGER, arXiv 2405.15586).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass

@@ -1,7 +1,5 @@
 """A client's base with its own data: `plait.rounds.local_model.LocalModel` by PEFT and torch."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -169,7 +167,7 @@ class PeftLocalModel:
             found = replace(found, metric_sums=sums)
         return replace(found, clusters=clusters)
 
-    def metrics(self, spec: AdapterSpec, settings: Settings) -> RunMetrics | None:
+    def metrics(self, spec: AdapterSpec, settings: Settings) -> "RunMetrics | None":
         """The run's metrics, if it has some; DataError if these records cannot have them."""
         if not settings.eval_metrics:
             return None

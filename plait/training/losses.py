@@ -4,8 +4,6 @@ Language models that `fused` supports are computed by it, every other model as P
 (`model_losses`).
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +79,7 @@ class BatchLoss(StepLoss):
         *,
         task: AdapterTask = AdapterTask.CAUSAL_LM,
         pad_token: int = 0,
-        memory: StepMemory | None = None,
+        memory: "StepMemory | None" = None,
     ) -> None:
         self._model, self._task, self._pad_token = model, task, pad_token
         self._memory = memory or StepMemory()
@@ -111,7 +109,7 @@ class BatchLoss(StepLoss):
         memory = self._memory
         return fused.token_losses(batch, recomputed=memory.recomputed, slice_elements=memory.slice_elements)
 
-    def by_model(self) -> ModelLosses:
+    def by_model(self) -> "ModelLosses":
         """The same by the model's own modules."""
         if self._own is None:
             from plait.training.model_losses import ModelLosses

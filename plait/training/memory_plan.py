@@ -4,12 +4,10 @@ The calculation follows `fused`: on a CPU it is what the process has in memory, 
 step and the sampling of its completions the larger counts.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import cast
+from typing import Self, cast
 
 from transformers import PretrainedConfig
 
@@ -67,10 +65,11 @@ class Training:
     judged: int = 0
 
     @classmethod
-    def of(cls, settings: Settings) -> Training:
+    def of(cls, settings: Settings) -> Self:
         """A run's."""
-        private = settings.records_are_private
-        samples = objective_named(settings.objective).completions
+        objective, private = objective_named(settings.objective), settings.records_are_private
+        samples = objective.completions
+        is_divided = objective.is_sum and settings.loss == CROSS_ENTROPY and not private
         # The completions of each prompt have a pass.
         passes = settings.gradient_accumulation_steps * (settings.batch_size if samples else 1)
         prompts = settings.batch_size * settings.gradient_accumulation_steps
@@ -82,7 +81,7 @@ class Training:
             carried=2 * settings.carry_moments + settings.measures_slope,
             follows_slopes=settings.lr_schedule == "slope",
             accumulates=passes > 1 and not private,
-            whole=_undivided(settings),
+            whole=objective.sequences * (1 if is_divided else settings.batch_size),
             is_exact=private,
             drawn=min(ROWS, prompts * samples),
             judged=min(ROWS, settings.max_held_out_sequences) if samples else 0,
@@ -99,15 +98,6 @@ def steps_of(settings: Settings) -> tuple[int, int, Training]:
     training, objective = Training.of(settings), objective_named(settings.objective)
     examples = 1 if objective.completions else settings.batch_size
     return max(examples * objective.sequences, training.whole), settings.seq_len, training
-
-
-def _undivided(settings: Settings) -> int:
-    """Sequences that no part of a batch can be smaller than."""
-    objective = objective_named(settings.objective)
-    if not objective.is_plain:
-        return objective.sequences * (1 if objective.is_sum else settings.batch_size)
-    is_divided = settings.loss == CROSS_ENTROPY and not settings.records_are_private
-    return 1 if is_divided else settings.batch_size
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,9 @@
 Of a language model's logits, where they would be many, only a slice exists at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 import torch
@@ -98,7 +96,7 @@ class SlicedHead:
     _is_plain: bool = False
 
     @classmethod
-    def of(cls, model: nn.Module) -> SlicedHead | None:
+    def of(cls, model: nn.Module) -> Self | None:
         """None if the model has no output layer of its own."""
         inner = model.get_base_model() if isinstance(model, PeftModel) else model
         found = getattr(inner, "get_output_embeddings", lambda: None)()

@@ -6,8 +6,6 @@
 A reward's `prompt` is as the model reads it, `answer` the record's completion.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The size is an upper bound of what PEFT would allocate, from shapes alone: nothing excessively large is built.
 """
 
-from __future__ import annotations
-
 import copy
 import enum
 import json
@@ -21,7 +19,6 @@ from peft import (
     PeftType,
     PromptEncoder,
     PromptEncoderConfig,
-    TaskType,
     get_peft_model,
     get_peft_model_state_dict,
 )
@@ -31,6 +28,7 @@ from transformers import PreTrainedModel
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout
 from plait.adapters.method import AdapterRequest, BaseModules, ends_of
 from plait.adapters.methods import check_options
+from plait.adapters.peft_settings import TYPE_OF_TASK
 from plait.adapters.spec import BOTTLENECK_TYPE
 from plait.errors import BaseMismatchError, ConfigError
 from plait.system.text import Json
@@ -40,7 +38,6 @@ PROMPT = "prompt_embeddings"
 _ENCODER = "prompt_encoder."
 SMALL = 1 << 24
 """Parameters that an adapter may have on any base; the limit is the base's own size if that is larger."""
-_TASK_TYPES = {AdapterTask.CAUSAL_LM: TaskType.CAUSAL_LM, AdapterTask.CLASSIFICATION: TaskType.SEQ_CLS}
 _ALWAYS_STATED = frozenset({"peft_type", "task_type", "r", "lora_alpha", "target_modules"})
 
 
@@ -50,7 +47,7 @@ def peft_config_for(request: AdapterRequest, task: AdapterTask, base: BaseModule
     settings = {**method.settings(request, base), **method.fixed}
     if base.heads:
         settings["modules_to_save"] = list(base.heads)
-    return _config(peft_type=method.peft_type, task_type=_TASK_TYPES[task], **settings)
+    return _config(peft_type=method.peft_type, task_type=TYPE_OF_TASK[task], **settings)
 
 
 def peft_config_of(settings: Mapping[str, Json]) -> PeftConfig:

@@ -3,8 +3,6 @@
 The reference is the base without the adapter; each example's log-probabilities under it are computed once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial

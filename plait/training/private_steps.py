@@ -6,8 +6,6 @@ over an example's labels, so that long records count no more. `fused` computes a
 factors for each example.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -78,8 +76,6 @@ class ExampleGradients:
             yield self._flat([None if gradient is None else gradient[number] for gradient in gradients])
 
     def _alone(self, example: Example) -> Float32:
-        for parameter in self._parameters:
-            parameter.grad = None
         loss = self._own.total([example])
         (loss / count_labels(example, self._task) * self._scale).backward()
         found = self._flat([parameter.grad for parameter in self._parameters])

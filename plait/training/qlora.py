@@ -3,8 +3,6 @@
 Weights of linear layers are rounded once, with scales in blocks of 64 that are rounded too ("double quantisation").
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Collection

@@ -1,12 +1,10 @@
 """One frozen base in memory, with one adapter slot that any number of clients use in turn."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -169,7 +167,7 @@ class ResidentBase:
             self._templates[spec_text] = design_from_spec(config, request, weights=self.directory)
         return self._templates[spec_text]
 
-    def adopt(self, other: ResidentBase) -> None:
+    def adopt(self, other: Self) -> None:
         """Take over the base that another one holds in memory, if it is the same on the same device."""
         same = (self.fingerprint, self.compute, self.devices) == (other.fingerprint, other.compute, other.devices)
         if other is self or not same or self._bare is not None or other._bare is None:

@@ -5,8 +5,6 @@ base's token for the beginning of a text. Where texts are private, or not packed
 sequence of its own, and cut.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast

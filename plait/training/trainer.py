@@ -1,7 +1,5 @@
 """The local trainer: AdamW on the adapter of a frozen base, for a number of steps, from a seed; and what it learns."""
 
-from __future__ import annotations
-
 import math
 import re
 import time
@@ -9,7 +7,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import nn
@@ -169,7 +167,7 @@ class StepGradients:
     loss: StepLoss
     settings: Settings
     memory: StepMemory
-    scale: LossScale
+    scale: "LossScale"
 
     @property
     def size(self) -> int:
@@ -235,7 +233,7 @@ class LossScale:
     _without_overflow: int = 0
 
     @classmethod
-    def of(cls, tensors: Iterable[torch.Tensor]) -> LossScale:
+    def of(cls, tensors: Iterable[torch.Tensor]) -> Self:
         """What a model needs that has these parameters."""
         return cls(FIRST_SCALE, adapts=True) if any(x.dtype == torch.float16 for x in tensors) else cls()
 
@@ -284,7 +282,7 @@ def measure_losses(
     batch_size: int,
     objective: TrainingObjective | None = None,
     memory: StepMemory | None = None,
-    metrics: RunMetrics | None = None,
+    metrics: "RunMetrics | None" = None,
 ) -> SequenceLosses:
     """Loss (and correct answers, or leads) of every example, in evaluation mode, as `train_steps` has its arguments."""
     model.eval()

@@ -34,7 +34,7 @@ def load_stories(cache: Path) -> Stories:
     if not cache.exists():
         from plait.data import as_dataset
 
-        records = as_dataset("bbc", cache=cache.parent, progress=print).records
+        records = as_dataset("bbc", progress=print).records
         texts = [record.text for record in records]
         vectors = _vectors(texts)
         classes = np.array([CLASSES.index(record.label or "") for record in records])

@@ -23,7 +23,6 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
-from plait.adapters import AdapterState  # noqa: E402
 from plait.adapters.methods import method_named  # noqa: E402
 from plait.adapters.peft_reading import load_peft_directory  # noqa: E402
 from plait.config import config_from_table  # noqa: E402
@@ -90,7 +89,7 @@ def measured(run: Run, data: object, others: Sequence[Record], loaded: Loaded) -
     config = run.config
     adapter = load_peft_directory(RunDirectory.find(Path(config.out)).adapter)
     base = Simulation(run, data.partition.shares, loaded).base
-    model = base.with_adapter(adapter.spec(), AdapterState.from_tensors(adapter.spec().layout, adapter.tensors))
+    model = base.with_adapter(adapter.spec(), adapter.state)
     rows = loaded.tokens(
         others, base.tokenizer, ExampleFormat(RecordKind.TEXT, adapter.spec().task, (), config.seq_len, apart=True)
     )

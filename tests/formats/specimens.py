@@ -63,7 +63,7 @@ def _run(folder: Path) -> object:
 
 def _adapter(folder: Path) -> object:
     found = load_peft_directory(folder)
-    told = {"spec": found.spec().digest.hex(), "numbers": found.digest, "base": found.base_here}
+    told = {"spec": found.spec().digest.hex(), "numbers": found.state.digest().hex(), "base": found.base_here}
     return told | {"provenance": found.provenance, "config": found.config}
 
 

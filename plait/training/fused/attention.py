@@ -4,8 +4,6 @@ On a CPU it is compiled (`attention.cpp`), elsewhere torch's own. Query heads sh
 2305.13245).
 """
 
-from __future__ import annotations
-
 import ctypes
 import importlib
 import inspect
@@ -13,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import groupby
-from typing import TypeAlias, cast
+from typing import Self, TypeAlias, cast
 
 import torch
 from torch.backends import cuda
@@ -136,7 +134,7 @@ def attend(
 
 def attend_gradient(
     grad: Tensor,
-    inputs: tuple[Tensor, Tensor, Tensor] | Graphs,
+    inputs: "tuple[Tensor, Tensor, Tensor] | Graphs",
     *,
     heads: Heads,
     where: Sequence[Place],
@@ -213,7 +211,7 @@ class _Graph:
     out: Tensor
 
     @classmethod
-    def of(cls, q: Tensor, k: Tensor, v: Tensor, place: Place, heads: Heads, angles: Angles) -> _Graph:
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, place: Place, heads: Heads, angles: Angles) -> Self:
         q, k, v = (
             x[place.rows].view(place.count, place.length, count, heads.width)
             for x, count in ((q, heads.queries), (k, heads.keys), (v, heads.keys))

@@ -4,8 +4,6 @@ y = x + o(attention(q(n), k(n), v(n))), n = norm(x); out = y + down(silu(gate(m)
 the gated product are computed twice; a recomputed block keeps only its input (arXiv 1604.06174), with the same bits.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,7 +104,7 @@ def _frozen_layer(module: nn.Module) -> Projection | None:
     return Projection(weight, bias)
 
 
-def _packed(module: nn.Module) -> Packed | None:
+def _packed(module: nn.Module) -> "Packed | None":
     if "bitsandbytes.nn" not in sys.modules:
         return None
     from plait.training.qlora import packed_weight
@@ -263,7 +261,8 @@ class _RunBlock(torch.autograd.Function):
         mixed_grad, thin = input_gradient(y_grad, (o,), by)
         in_o = pair_gradients(y_grad, thin, mixed, inside.o_inner, (o,), by, wanted=wanted[3:4])
         given = cast("Tensor", mixed_grad)
-        qkv_grad = attend_gradient(given, inside.attended, heads=block.heads, where=rows.sequences, angles=rows.angles)
+        attended = inside.graphs or cast("tuple[Tensor, Tensor, Tensor]", inside[1:4])
+        qkv_grad = attend_gradient(given, attended, heads=block.heads, where=rows.sequences, angles=rows.angles)
 
         normed_grad, thin = input_gradient(qkv_grad, (q, k, v), by, wanted=ctx.needs_input_grad[0])
         normed, back = rms_norm_again(x, block.norms[0], block.eps[0])
@@ -288,10 +287,6 @@ class _Inside(NamedTuple):
     qkv_inner: Tensor | None
     o_inner: Tensor | None
     gated_inner: Tensor | None
-
-    @property
-    def attended(self) -> tuple[Tensor, Tensor, Tensor] | Graphs:
-        return self.graphs or cast("tuple[Tensor, Tensor, Tensor]", (self.q, self.k, self.v))
 
 
 def _inside(x: Tensor, block: Block, rows: Rows, projections: Sequence[Projection]) -> _Inside:

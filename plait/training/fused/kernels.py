@@ -3,8 +3,6 @@
 On a CPU they are compiled, compute in float32 and round once to their arguments' type; elsewhere torch computes them.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable
 from functools import cache, lru_cache, partial

@@ -3,8 +3,6 @@
 Unless `recognise` knows every module, PEFT computes the model. No token is padding; rows may be of several adapters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast

@@ -4,11 +4,10 @@ One adapter has all rows, or several have the numbers in `rows`, one after anoth
 computed in one compiled pass (``low_rank.cpp``), with sums in float32.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 
@@ -31,7 +30,7 @@ class LowRankPair:
     scale: float
 
     @classmethod
-    def of(cls, A: Tensor, B: Tensor, scale: float) -> LowRankPair:
+    def of(cls, A: Tensor, B: Tensor, scale: float) -> Self:
         """A pair of one adapter, (rank, d_in) and (d_out, rank), or of several, stacked."""
         return cls(A, B, scale) if A.ndim == 3 else cls(A[None], B[None], scale)
 

@@ -25,9 +25,9 @@ conversations:
 """
 
 
-def test_an_unknown_name_gives_the_nearest_and_all(tmp_path):
+def test_an_unknown_name_gives_the_nearest_and_all():
     with pytest.raises(ConfigError) as caught:
-        as_dataset("chaterbot", cache=tmp_path, progress=print)
+        as_dataset("chaterbot", progress=print)
     assert str(caught.value).endswith("; did you mean 'chatterbot'?")
     assert all(name in str(caught.value) for name in BUILTINS)
 
@@ -40,16 +40,17 @@ def test_importing_the_room_imports_nothing_slow():
 
 
 @pytest.mark.slow
-def test_chatterbot_is_fetched_from_the_registry_once(tmp_path):
+def test_chatterbot_is_fetched_from_the_registry_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path))
     said: list[str] = []
-    dataset = as_dataset("chatterbot", cache=tmp_path, progress=said.append)
+    dataset = as_dataset("chatterbot", progress=said.append)
     assert said
     assert dataset.kind is RecordKind.PROMPT
     assert len(dataset.records) > 7000
     assert len(set(dataset.column("language"))) == 28
     assert {dataset.natural_column, "topic"} <= set(dataset.column_names)
     said.clear()
-    assert as_dataset("chatterbot", cache=tmp_path, progress=said.append) == dataset
+    assert as_dataset("chatterbot", progress=said.append) == dataset
     assert not said
 
 
@@ -81,8 +82,8 @@ def test_a_conversation_becomes_its_first_line_and_the_answer(tmp_path):
     ]
 
 
-def test_the_standard_library_has_a_client_for_each_package(tmp_path):
-    dataset = as_dataset("stdlib", cache=tmp_path, progress=print)
+def test_the_standard_library_has_a_client_for_each_package():
+    dataset = as_dataset("stdlib", progress=print)
     assert dataset.kind is RecordKind.TEXT
     assert dataset.natural_column == "package"
     packages = dataset.column("package")

