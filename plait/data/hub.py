@@ -3,8 +3,6 @@
 No code of a data set is ever run, and no file is read that is not its own: its card can name files of this machine.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Generator, Mapping, Sequence
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 _MOST_CONFIGS = 12
 
 
-def hub_source(name: HubName, *, progress: Progress) -> DataSource:
+def hub_source(name: "HubName", *, progress: Progress) -> DataSource:
     """The source in a data set of the hub.
 
     Raises:
@@ -50,7 +48,7 @@ def hub_source(name: HubName, *, progress: Progress) -> DataSource:
 
 
 @contextmanager
-def _quiet(name: HubName) -> Generator[None]:
+def _quiet(name: "HubName") -> Generator[None]:
     """The library without its output; what it raises in the block becomes an error of one line."""
     had_bars = not datasets.are_progress_bars_disabled()
     verbosity = logging.get_verbosity()
@@ -98,7 +96,7 @@ def _quiet(name: HubName) -> Generator[None]:
             datasets.enable_progress_bars()
 
 
-def _check_files(name: HubName, data_files: Mapping[str, Sequence[str]] | None) -> None:
+def _check_files(name: "HubName", data_files: Mapping[str, Sequence[str]] | None) -> None:
     """Refuse a data set whose card names files of this machine, of other data sets or of other servers."""
     own = f"hf://datasets/{name.id}@".casefold()
     for file in itertools.chain.from_iterable((data_files or {}).values()):
@@ -107,12 +105,12 @@ def _check_files(name: HubName, data_files: Mapping[str, Sequence[str]] | None) 
             raise DataError(f"data '{name}' names the file {file[:128]!a}, expected only files of its own")
 
 
-def _unreadable(name: HubName, error: BaseException) -> str:
+def _unreadable(name: "HubName", error: BaseException) -> str:
     # Without the library's message, which may quote a value.
     return f"data '{name}' cannot be read as a table ({type(error).__name__}), expected files of the same columns"
 
 
-def _out_of_reach(name: HubName, cached: str) -> MachineError:
+def _out_of_reach(name: "HubName", cached: str) -> MachineError:
     return MachineError(
         f"cannot load data '{name}': the hub is out of reach and {cached} is cached; connect this machine once, or "
         "give a file or folder"

@@ -53,6 +53,7 @@ AUTO_CLASSES: Mapping[AdapterTask, Any] = {task: getattr(transformers, name) for
 NAMED = frozenset({"classifier", "score"})
 """Heads that PEFT saves with every adapter of a classifier."""
 
+_LANGUAGE_MODELS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _POOLER = "pooler"
 _STD = 0.02
 
@@ -80,7 +81,9 @@ def read_base_config(directory: Path, task: AdapterTask, labels: tuple[str, ...]
         first = str(error).strip().splitlines()[0]
         raise ConfigError(f"base '{directory}' has no config that transformers understands: {first}") from error
     known = type(config) in AUTO_CLASSES[task]._model_mapping
-    if not known or (task is AdapterTask.CAUSAL_LM and not _predicts_the_next_token(config)):
+    # Whether it was trained for it: transformers would load even an encoder as a language model.
+    predicts = any(name.endswith(_LANGUAGE_MODELS) for name in config.architectures or _LANGUAGE_MODELS)
+    if not known or (task is AdapterTask.CAUSAL_LM and not predicts):
         lacks = "cannot classify text, but the data has labels; change --base"
         if task is AdapterTask.CAUSAL_LM:
             lacks = "cannot write text, and the data has no labels; give --columns label=COLUMN, or change --base"
@@ -178,14 +181,6 @@ def _requested(
                 f"{', '.join(known)}{did_you_mean(name, known)}"
             )
     return base, peft_config
-
-
-def _predicts_the_next_token(config: PretrainedConfig) -> bool:
-    """Whether the base was trained for it: transformers would load even an encoder as a language model."""
-    architectures = config.architectures or []
-    return not architectures or any(
-        name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for name in architectures
-    )
 
 
 def design_from_spec(config: PretrainedConfig, request: AdapterSpec, *, weights: Path | None = None) -> AdapterTemplate:
@@ -395,9 +390,7 @@ def _placeholder_model(config: PretrainedConfig, task: AdapterTask) -> nn.Module
         for name, parameter in list(module.named_parameters(recurse=False)):
             zero = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
             setattr(module, name, nn.Parameter(zero, requires_grad=False))
-    tie = getattr(model, "tie_weights", None)
-    if tie is not None:
-        tie()
+    model.tie_weights()
     return model
 
 

@@ -61,10 +61,7 @@ def choose_compute(device: str = "auto", dtype: str = "auto") -> Compute:
 
 def choose_devices(devices: str = "auto", dtype: str = "auto") -> tuple[Compute, ...]:
     """The devices of a list such as ``cuda:0,cuda:1``; one named several times is shared (`shares`)."""
-    names = device_names(devices)
-    if len(names) == 1:
-        return (choose_compute(names[0], dtype),)
-    chosen = tuple(choose_compute(name, dtype) for name in names)
+    chosen = tuple(choose_compute(name, dtype) for name in device_names(devices))
     types = {each.dtype_name: None for each in chosen}
     if len(types) > 1:
         raise ConfigError(

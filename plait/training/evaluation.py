@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from plait.adapters import AdapterSpec, AdapterTask
+from plait.adapters import AdapterTask
 from plait.adapters.peft_reading import PeftAdapter
 from plait.data import Dataset, RecordKind
 from plait.errors import ConfigError, DataError
@@ -29,7 +29,12 @@ def evaluate_adapter(
     objective: str = SFT,
 ) -> tuple[ClientLoss, ClientLoss]:
     """Losses of base and adapter, on the held-out split if any; BaseMismatchError, DataError."""
-    spec = _spec_for(located, loaded, dataset)
+    located.check(loaded.base_fingerprint)
+    spec = loaded.spec()
+    if spec.task is AdapterTask.CLASSIFICATION and not spec.labels:
+        raise DataError("the adapter does not name its classes, so it cannot be evaluated on labels")
+    if spec.task is AdapterTask.CLASSIFICATION and dataset.kind is not RecordKind.LABEL:
+        raise DataError(f"data '{dataset.name}' has no labels, which this adapter was trained on")
     base = ResidentBase(located.directory, located.reference.fingerprint, compute, seq_len=seq_len)
     examples = tokenise(
         dataset.held_out or dataset.records,
@@ -56,13 +61,3 @@ def evaluate_adapter(
     with model.disable_adapter():
         alone = measure(model, chosen)
     return alone.since(None), adapted.since(alone)
-
-
-def _spec_for(located: LocatedBase, loaded: PeftAdapter, dataset: Dataset) -> AdapterSpec:
-    located.check(loaded.base_fingerprint)
-    spec = loaded.spec()
-    if spec.task is AdapterTask.CLASSIFICATION and not spec.labels:
-        raise DataError("the adapter does not name its classes, so it cannot be evaluated on labels")
-    if spec.task is AdapterTask.CLASSIFICATION and dataset.kind is not RecordKind.LABEL:
-        raise DataError(f"data '{dataset.name}' has no labels, which this adapter was trained on")
-    return spec

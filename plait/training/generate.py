@@ -3,8 +3,6 @@
 Every text is drawn with numbers of its own seed: it does not depend on what is generated beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedModel,
     TemperatureLogitsWarper,
     TextStreamer,
     TopPLogitsWarper,
@@ -24,12 +23,10 @@ from transformers import (
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask
 from plait.errors import ConfigError, MachineError, check_abandoned
 from plait.training.device import device_of
+from plait.training.examples import Tokenizer
 from plait.training.losses import is_out_of_memory
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from plait.training.examples import Tokenizer
     from plait.training.resident import ResidentBase
 
 ROWS = 64
@@ -233,7 +230,7 @@ def _end_tokens(model: PreTrainedModel, tokenizer: Tokenizer) -> frozenset[int]:
 class TextGenerator:
     """A base that carries an adapter, and writes; ConfigError if the adapter writes no text."""
 
-    def __init__(self, base: ResidentBase, spec: AdapterSpec, state: AdapterState) -> None:
+    def __init__(self, base: "ResidentBase", spec: AdapterSpec, state: AdapterState) -> None:
         if spec.task is not AdapterTask.CAUSAL_LM:
             raise ConfigError("the adapter is a classifier and writes no text; `plait eval` measures it")
         self.model: PeftModel = base.with_adapter(spec, state)

@@ -9,7 +9,7 @@ A reward's `prompt` is as the model reads it, `answer` the record's completion.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 
 from plait.errors import ConfigError, PartError
 from plait.objectives import objective_named
-from plait.objectives.formula import formula_named
+from plait.objectives.formula import GRPO, formula_named
 from plait.own_code import located_errors
 from plait.plugins import Kind
 from plait.rounds.metrics import OWN
@@ -26,9 +26,6 @@ from plait.training.examples import IGNORED, Example
 from plait.training.learner import TrainingInputs
 from plait.training.losses import BatchLoss, StepLoss
 from plait.wire.settings import CROSS_ENTROPY
-
-if TYPE_CHECKING:
-    from plait.objectives.formula import GRPO
 
 _LOSS_TAKES = ("logits", "labels", "adapter")
 _REWARD_TAKES = ("prompt", "completion", "answer")

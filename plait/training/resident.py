@@ -38,7 +38,7 @@ class BareBase:
         if self._embedding:
             device = self._home = cast("nn.Embedding", embedding).weight.device
             # For models that PEFT's modules compute; `fused` looks rows up itself.
-            embedding.register_forward_pre_hook(_ids_to_rows)
+            embedding.register_forward_pre_hook(lambda table, ids: (ids[0].to(table.weight.device), *ids[1:]))
             embedding.register_forward_hook(lambda _module, _given, rows: rows.to(device))
         self._modules, self._tensors = _modules(model), _tensors(model)
         self._attributes = frozenset(vars(model))
@@ -73,10 +73,6 @@ class BareBase:
         """Compute attention in this way from now on; False if the base cannot change it."""
         self.model.set_attn_implementation(implementation)
         return self.model.config._attn_implementation == implementation  # pyright: ignore[reportPrivateUsage]
-
-
-def _ids_to_rows(module: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return (given[0].to(cast("nn.Embedding", module).weight.device), *given[1:])
 
 
 def _modules(model: nn.Module) -> list[tuple[str, int]]:

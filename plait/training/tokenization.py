@@ -51,7 +51,7 @@ def tokenise(records: Sequence[Record], tokenizer: Tokenizer, form: ExampleForma
     if form.task is AdapterTask.CLASSIFICATION:
         return _classify(records, form.labels, tokenizer, form.seq_len)
     if form.kind is RecordKind.TEXT:
-        return (_one_each if form.apart else _pack)(records, tokenizer, form.seq_len)
+        return _texts(records, tokenizer, form)
     return training_objective(form.objective).examples(records, form.kind, tokenizer, form.seq_len)
 
 
@@ -67,9 +67,17 @@ def check_kind(kind: RecordKind, task: AdapterTask, objective: str) -> None:
         raise DataError(f"data has {kind.value} records, expected {expected}{advice}")
 
 
-def _pack(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
+def _texts(records: Sequence[Record], tokenizer: Tokenizer, form: ExampleFormat) -> list[Example]:
     encoded, first = _token_ids(tokenizer, [record.text for record in records]), first_tokens(tokenizer)
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    end, seq_len = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id], form.seq_len
+    if form.apart:
+        rows = [np.asarray([*first, *ids, *end], np.int32) for ids in encoded]
+        # The first token is never predicted, so one alone teaches nothing.
+        return [
+            Example(row[:seq_len], row[:seq_len], is_cut=len(row) > seq_len, record=place)
+            for place, row in enumerate(rows)
+            if len(row) > 1
+        ]
     stream = np.concatenate([np.asarray([*ids, *end], np.int32) for ids in encoded] or [np.empty(0, np.int32)])
     length = max(1, seq_len - len(first))
     rows = stream[: len(stream) // length * length].reshape(-1, length)
@@ -78,20 +86,6 @@ def _pack(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list
     ends = np.cumsum([len(ids) + len(end) for ids in encoded])
     begins = np.searchsorted(ends, np.arange(len(rows)) * length, side="right")
     return [Example(row, row, record=int(place)) for row, place in zip(rows, begins, strict=True)]
-
-
-def _one_each(records: Sequence[Record], tokenizer: Tokenizer, seq_len: int) -> list[Example]:
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    first = first_tokens(tokenizer)
-    rows = [
-        np.asarray([*first, *ids, *end], np.int32) for ids in _token_ids(tokenizer, [record.text for record in records])
-    ]
-    # The first token is never predicted, so one alone teaches nothing.
-    return [
-        Example(row[:seq_len], row[:seq_len], is_cut=len(row) > seq_len, record=place)
-        for place, row in enumerate(rows)
-        if len(row) > 1
-    ]
 
 
 def _token_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:

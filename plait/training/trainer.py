@@ -208,7 +208,7 @@ class StepGradients:
         scale, sums = self.scale, list[torch.Tensor]()
         for batch in self._passes(units):
             loss = self.loss(batch) / counted
-            scale.applied(loss).backward()
+            (loss * scale.factor if scale.factor != 1 else loss).backward()
             reported = self.loss.reported
             sums.append(loss.detach() if reported is None else reported / counted)
         if scale.adapts:
@@ -236,10 +236,6 @@ class LossScale:
     def of(cls, tensors: Iterable[torch.Tensor]) -> Self:
         """What a model needs that has these parameters."""
         return cls(FIRST_SCALE, adapts=True) if any(x.dtype == torch.float16 for x in tensors) else cls()
-
-    def applied(self, loss: torch.Tensor) -> torch.Tensor:
-        """The loss to go back from."""
-        return loss * self.factor if self.factor != 1 else loss
 
     @torch.no_grad()
     def overflows(self, gradients: Iterable[torch.Tensor | None]) -> torch.Tensor:
