@@ -3,8 +3,6 @@
 Loads what participants need when the first task comes.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -26,7 +24,7 @@ def participant_of(context: Context) -> Answering:
 
 
 @cache
-def _participants() -> ContextParticipants:
+def _participants() -> "ContextParticipants":
     from client.contexts import ContextParticipants  # brings torch along
 
     return ContextParticipants()

@@ -1,7 +1,5 @@
 """Keep a node connected: enrol, pass on the server's messages, and reconnect for as long as it takes."""
 
-from __future__ import annotations
-
 import queue
 import secrets
 import threading
@@ -47,13 +45,6 @@ def final_refusal(refused: pb.Refused) -> PeerError | None:
     return kind(f"server refused this node: {shown(refused.detail) or _word(refused.reason)}; {remedy}")
 
 
-def passing_refusal(refused: pb.Refused) -> str:
-    """Why the node has to wait."""
-    if refused.reason == pb.REFUSED_REASON_FULL:
-        return f"server accepts no more nodes now: {shown(refused.detail) or 'it is full'}"
-    return f"server did not admit this node: {shown(refused.detail) or _word(refused.reason)}"
-
-
 def _word(reason: int) -> str:
     known = pb.RefusedReason.DESCRIPTOR.values_by_number
     name = known[reason].name if reason in known else f"reason {reason}"
@@ -82,7 +73,7 @@ class Connection:
     """The node's long call to the server, and its successors; `explain` diagnoses for seconds why there is none."""
 
     open_channel: Callable[[], grpc.Channel]
-    attempt: Callable[[], EnrolmentAttempt]
+    attempt: Callable[[], "EnrolmentAttempt"]
     _: KW_ONLY
     sessions: CurrentSession
     backoff: Backoff
@@ -225,10 +216,13 @@ class Connection:
 
     def _refused(self, refused: pb.Refused) -> str | None:
         final = final_refusal(refused)
-        if final is None:
-            return passing_refusal(refused)
-        self.post(final)
-        return None
+        if final is not None:
+            self.post(final)
+            return None
+        detail = shown(refused.detail)
+        if refused.reason == pb.REFUSED_REASON_FULL:
+            return f"server accepts no more nodes now: {detail or 'it is full'}"
+        return f"server did not admit this node: {detail or _word(refused.reason)}"
 
     def _cause(self, error: grpc.RpcError, *, heard: bool) -> str:
         code = cast("grpc.Call", error).code()

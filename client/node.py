@@ -6,11 +6,10 @@ Its main loop processes events in order; connection, work and uploads have threa
 import queue
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from client.connection import Connection, EnrolmentAttempt
 from client.sent import SentLines, newest_run
-from client.session import FIRST_S, MOST_S, Backoff, CurrentSession, Retrying
+from client.session import Backoff, CurrentSession, Retrying
 from client.settings import NodeSettings, memory_folder
 from client.task import (
     Began,
@@ -41,21 +40,8 @@ _PROGRESS_S = 10.0
 _LONG_WORK = 3  # progress is shown once for this number of reports
 
 
-@dataclass(frozen=True)
-class Timing:
-    """A node's intervals, in seconds; the first wait before a retry is at most `first_s`."""
-
-    first_s: float = FIRST_S
-    most_s: float = MOST_S
-    progress_s: float = _PROGRESS_S
-
-    def backoff(self) -> Backoff:
-        """Waits for the retries of one thing."""
-        return Backoff(first_s=self.first_s, most_s=self.most_s)
-
-
 class Node:
-    """One node, from the first attempt to connect to its end."""
+    """One node, from its first attempt to connect to its end; `backoff` makes the waits for retries of one thing."""
 
     def __init__(
         self,
@@ -63,16 +49,16 @@ class Node:
         open_runner: Callable[[OfferedRun], TaskRunner],
         journal: Journal,
         *,
-        timing: Timing | None = None,
+        backoff: Callable[[], Backoff] = Backoff,
+        progress_s: float = _PROGRESS_S,
     ) -> None:
-        timing = timing or Timing()
         self._settings = settings
         self._journal = journal
-        self._timing = timing
+        self._progress_s = progress_s
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         post, sessions = self._events.put, CurrentSession()
         retrying = Retrying(
-            sessions, timing.backoff, trouble=lambda cause: post(Reported("trouble", f"{cause}; trying again"))
+            sessions, backoff, trouble=lambda cause: post(Reported("trouble", f"{cause}; trying again"))
         )
         self._downloads = Downloads(retrying, max_bytes=settings.policy.max_task_bytes)
         self._uploads = AnswerUploads(retrying, post=post)
@@ -81,7 +67,7 @@ class Node:
             lambda: open_channel(settings.server, settings.kit),
             lambda: EnrolmentAttempt(settings.name, settings.kit.node_key if settings.kit else None),
             sessions=sessions,
-            backoff=timing.backoff(),
+            backoff=backoff(),
             explain=lambda: explain(settings.server.host, settings.server.port, settings.kit),
             post=post,
         )
@@ -109,7 +95,7 @@ class Node:
 
     def _next(self) -> Event | None:
         try:
-            return self._events.get(timeout=self._timing.progress_s)
+            return self._events.get(timeout=self._progress_s)
         except queue.Empty:
             return None
 

@@ -233,7 +233,7 @@ def _packed(messages: Sequence[dict[str, Any]], *, is_noised: bool) -> str:
 
 
 def attest(
-    kit: Annotated[Path, typer.Option("--kit", help="This client's start-up kit, whose node key signs.")],
+    kit: Annotated[Path, typer.Option(help="This client's start-up kit, whose node key signs.")],
     run: Annotated[
         str,
         typer.Argument(
@@ -241,17 +241,13 @@ def attest(
         ),
     ] = "",
     state: Annotated[
-        Path | None, typer.Option("--state", help="Directory of the node's state; by default in your home directory.")
+        Path | None, typer.Option(help="Directory of the node's state; by default in your home directory.")
     ] = None,
     about_data: Annotated[
         str,
-        typer.Option(
-            "--about-data", help="Your statement, as their owner, about the data: source, licence, legal basis."
-        ),
+        typer.Option(help="Your statement, as their owner, about the data: source, licence, legal basis."),
     ] = "",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="File to write; by default NAME-RUN.statement.json.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; by default NAME-RUN.statement.json.")] = None,
 ) -> None:
     """State what this client agreed to in a run and what left it, signed by its own key, for `plait evidence`.
 

@@ -3,8 +3,6 @@
 Needs no base and no data, so impossible settings are refused within a second. `plait.run` does the rest.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
@@ -84,7 +82,7 @@ class ResolvedConfig:
         return tuple(sorted(key for key, value in self.config.to_table().items() if given.get(key) != value))
 
     @property
-    def plugins(self) -> tuple[PluginSource, ...]:
+    def plugins(self) -> "tuple[PluginSource, ...]":
         """The user's own parts among them, as they are here."""
         named = [(kind, parse_choice(text)[0]) for kind, text in self.config.parts if text]
         own = [part for part in named if was_found(*part)]

@@ -1,7 +1,5 @@
 """Nodes and their connections: which are connected, proven and ready, and the next messages to each."""
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 import threading
@@ -30,7 +28,7 @@ class KnownNode:
     public_key: bytes
     number: int
     version: str = ""
-    session: NodeSession | None = None
+    session: "NodeSession | None" = None
     left: float = field(default_factory=time.monotonic)
     downlink_bytes: int = 0
     uplink_bytes: int = 0

@@ -460,11 +460,11 @@ def server(
     listen: Listen = "127.0.0.1:9440",
     kit: Kit = None,
     insecure: Insecure = False,
-    out: Annotated[Path, typer.Option("--out", help="Directory of the queue and of all runs.")] = Path("federation"),
+    out: Annotated[Path, typer.Option(help="Directory of the queue and of all runs.")] = Path("federation"),
     metrics: Metrics = "",
     grace_s: GraceS = 30.0,
     give_up_s: Annotated[
-        float, typer.Option("--give-up-s", help="Seconds until a run is ended whose clients cannot take part.", min=0.1)
+        float, typer.Option(help="Seconds until a run is ended whose clients cannot take part.", min=0.1)
     ] = 120.0,
 ) -> None:
     """Stay between runs; an operator submits them, with their settings, by `plait submit`.

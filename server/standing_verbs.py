@@ -3,8 +3,6 @@
 What a server answers came over a network: nothing in it is trusted.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -50,8 +48,8 @@ def submit(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Settings of the run, as for --config.")],
     server: _Server = "localhost:9440",
     kit: _Kit = None,
-    priority: Annotated[int, typer.Option("--priority", help="Higher ones run first.", min=-1000, max=1000)] = 0,
-    name: Annotated[str, typer.Option("--name", help="Name of the run; by default run-1, run-2 …")] = "",
+    priority: Annotated[int, typer.Option(help="Higher ones run first.", min=-1000, max=1000)] = 0,
+    name: Annotated[str, typer.Option(help="Name of the run; by default run-1, run-2 …")] = "",
     json_output: _JsonOutput = False,
 ) -> None:
     """Submit a run to a standing server (`plait server --stay`); an operator's kit is needed.
@@ -91,7 +89,7 @@ def fetch(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it; a new directory.")],
     server: _Server = "localhost:9440",
     kit: _Kit = None,
-    max_gb: Annotated[float, typer.Option("--max-gb", help="Largest run to fetch.", min=0)] = 20.0,
+    max_gb: Annotated[float, typer.Option(help="Largest run to fetch.", min=0)] = 20.0,
     json_output: _JsonOutput = False,
 ) -> None:
     """Fetch adapter, report, ledger and settings of a run that is over; of one that failed, ledger and settings.
@@ -103,7 +101,7 @@ def fetch(
     _print_result(json_output, text, run=run, directory=str(directory), files=files)
 
 
-def _calls(server: str, kit: Path | None) -> OperatorCalls:
+def _calls(server: str, kit: Path | None) -> "OperatorCalls":
     return OperatorCalls(Address.parse(server, what="server"), None if kit is None else StaffKit.load(kit))
 
 

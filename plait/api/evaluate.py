@@ -96,7 +96,9 @@ def evaluate(
         DataError: the data are not valid, or shorter than a sequence.
         PeerError: the adapter's directory is not valid.
     """
-    _check_sizes(sizes)
+    for key, least in (("seq_len", 8), ("batch_size", 1), ("max_sequences", 1)):
+        if sizes.get(key, least) < least:
+            raise ConfigError(f"{key} is {sizes[key]}, expected at least {least}")
     folder, of_run = Path(adapter), RunDirectory(Path(adapter)).adapter
     admit(objective)
     chosen = objective or _objective_of(folder)
@@ -117,12 +119,6 @@ def evaluate(
     with status(f"evaluating on {dataset.name}", quiet=quiet), TURN:
         alone, adapted = evaluate_adapter(located, loaded, dataset, compute=compute, objective=chosen, **sizes)
     return EvaluationResult(name, dataset.name, chosen, alone, adapted)
-
-
-def _check_sizes(sizes: EvaluationSizes) -> None:
-    for name, least in (("seq_len", 8), ("batch_size", 1), ("max_sequences", 1)):
-        if sizes.get(name, least) < least:
-            raise ConfigError(f"{name} is {sizes[name]}, expected at least {least}")
 
 
 def _located(

@@ -1,7 +1,5 @@
 """How a run is served: the options of ``plait server`` other than the run's settings, kept as ``RUN/server.toml``."""
 
-from __future__ import annotations
-
 import json
 import secrets
 import shutil
@@ -9,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Self, TypedDict, cast
 
 from plait.errors import ConfigError, MachineError
 from plait.report.summary import write_report
@@ -48,7 +46,7 @@ class Serving:
     """Number of the run, the same after every restart."""
 
     @classmethod
-    def of(cls, given: ServingOptions, *, file: Path | None = None) -> Serving:
+    def of(cls, given: ServingOptions, *, file: Path | None = None) -> Self:
         """What somebody gave; with the `file` of a run, which keeps its number if it has begun."""
         kit, insecure = given.get("kit"), given.get("insecure", False)
         if insecure and kit is not None:
@@ -112,7 +110,7 @@ def check_no_data(settings: Mapping[str, object]) -> None:
             raise ConfigError(f"{key} is given, expected none: clients bring their own data")
 
 
-def conclude(directory: RunDirectory) -> None:
+def conclude(directory: "RunDirectory") -> None:
     """Write the report; remove the raw answers, which are folded into the adapter by now."""
     shutil.rmtree(directory.inbox, ignore_errors=True)
     write_report(directory.path)

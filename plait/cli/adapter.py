@@ -1,7 +1,5 @@
 """``plait export``, ``plait eval`` and ``plait chat``: what is done with the adapter that a run made."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import secrets
@@ -37,24 +35,18 @@ def export(
         Path | None,
         typer.Argument(help="New or empty directory to write to; by default first-peft for runs/first."),
     ] = None,
-    to: Annotated[
-        str, typer.Option("--to", metavar="peft|merged|gguf|vllm|ollama", help="Target format or program.")
-    ] = "peft",
+    to: Annotated[str, typer.Option(metavar="peft|merged|gguf|vllm|ollama", help="Target format or program.")] = "peft",
     rank: Annotated[
         int | None,
-        typer.Option("--rank", min=1, help="Give every module this rank, by the best approximation or by padding."),
+        typer.Option(min=1, help="Give every module this rank, by the best approximation or by padding."),
     ] = None,
-    base: Annotated[str, typer.Option("--base", help="Base, if the adapter names none that is available.")] = "",
-    served_base: Annotated[
-        str, typer.Option("--served-base", help="Name of the base in vLLM or Ollama, if it differs.")
-    ] = "",
-    client: Annotated[str, typer.Option("--client", help="Export this client's personalized adapter.")] = "",
-    gguf_type: Annotated[str, typer.Option("--gguf-type", metavar="f32|f16", help="Data type in a GGUF file.")] = "f32",
+    base: Annotated[str, typer.Option(help="Base, if the adapter names none that is available.")] = "",
+    served_base: Annotated[str, typer.Option(help="Name of the base in vLLM or Ollama, if it differs.")] = "",
+    client: Annotated[str, typer.Option(help="Export this client's personalized adapter.")] = "",
+    gguf_type: Annotated[str, typer.Option(metavar="f32|f16", help="Data type in a GGUF file.")] = "f32",
     push_to_hub: Annotated[
         str,
-        typer.Option(
-            "--push-to-hub", metavar="OWNER/NAME", help="Also upload the export, with its card, to this hub repository."
-        ),
+        typer.Option(metavar="OWNER/NAME", help="Also upload the export, with its card, to this hub repository."),
     ] = "",
     public: Annotated[
         bool, typer.Option("--public", help="Let anyone read a repository that --push-to-hub makes.")
@@ -100,29 +92,28 @@ def _show_export(found: Export, directory: Path) -> None:
 
 
 def evaluate(
-    adapter: Annotated[Path, typer.Option("--adapter", help="PEFT directory, or a run directory.")],
-    data: Annotated[str, typer.Option("--data", help="Data, as in plait simulate.")],
+    adapter: Annotated[Path, typer.Option(help="PEFT directory, or a run directory.")],
+    data: Annotated[str, typer.Option(help="Data, as in plait simulate.")],
     columns: Annotated[
-        str, typer.Option("--columns", help="Columns that have other names, such as text=body; see plait simulate.")
+        str, typer.Option(help="Columns that have other names, such as text=body; see plait simulate.")
     ] = "",
     split: Annotated[
-        str, typer.Option("--split", help="Split to evaluate on; by default validation or test, if there is one.")
+        str, typer.Option(help="Split to evaluate on; by default validation or test, if there is one.")
     ] = "",
-    base: Annotated[str, typer.Option("--base", help="Base, if the adapter names none that is available.")] = "",
+    base: Annotated[str, typer.Option(help="Base, if the adapter names none that is available.")] = "",
     objective: Annotated[
         str,
         typer.Option(
-            "--objective",
             help="Objective by whose loss and rewards preferences are measured; by default the run's, else dpo.",
         ),
     ] = "",
-    seq_len: Annotated[int, typer.Option("--seq-len", min=8, help="Tokens per sequence.")] = 128,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Sequences per batch.")] = 4,
+    seq_len: Annotated[int, typer.Option(min=8, help="Tokens per sequence.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences per batch.")] = 4,
     max_sequences: Annotated[
-        int, typer.Option("--max-sequences", min=1, help="Most sequences to evaluate, spread evenly over the data.")
+        int, typer.Option(min=1, help="Most sequences to evaluate, spread evenly over the data.")
     ] = 64,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Evaluate a base with and without an adapter.
@@ -179,17 +170,15 @@ _ANEW = "/new"
 
 def chat(
     named: RunOrNewest = None,
-    client: Annotated[str, typer.Option("--client", help="Use this client's personalized adapter.")] = "",
-    base: Annotated[str, typer.Option("--base", help="The base, if the run's is elsewhere by now.")] = "",
+    client: Annotated[str, typer.Option(help="Use this client's personalized adapter.")] = "",
+    base: Annotated[str, typer.Option(help="The base, if the run's is elsewhere by now.")] = "",
     text: Annotated[
         bool, typer.Option("--text", help="Continue your text, whatever the base's chat template.")
     ] = False,
-    tokens: Annotated[int, typer.Option("--tokens", min=1, help="Most tokens of an answer.")] = 200,
-    temperature: Annotated[
-        float, typer.Option("--temperature", min=0, max=2, help="0 for the most likely text.")
-    ] = 0.7,
-    seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 200,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 for the most likely text.")] = 0.7,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Talk to the model that a run made; a base without a chat template continues your text.
 
@@ -230,7 +219,7 @@ class _Talk:
     """A conversation, or one text after another, if it `completes` them."""
 
     def __init__(
-        self, speaker: TextGenerator, sampling: Sampling, seed: int | None, tokens: int, *, completes: bool
+        self, speaker: "TextGenerator", sampling: "Sampling", seed: int | None, tokens: int, *, completes: bool
     ) -> None:
         self._speaker, self._sampling, self._seed, self._tokens = speaker, sampling, seed, tokens
         self._messages: list[dict[str, str]] = []

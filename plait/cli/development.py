@@ -54,7 +54,7 @@ class PluginFaultError(PlaitError):
 
 def check_plugin(
     name: Annotated[str, typer.Argument(help="MODULE:NAME or the name of an installed part, with its options.")],
-    kind: Annotated[str, typer.Option("--kind", help="What it is; by default its members and parameters tell.")] = "",
+    kind: Annotated[str, typer.Option(help="What it is; by default its members and parameters tell.")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
     """Run the contract checks that plait's own parts pass on a part of your own; exit code 1 if one fails.

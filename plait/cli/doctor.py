@@ -45,9 +45,9 @@ class Finding:
 
 def doctor(
     server: Annotated[
-        str, typer.Option("--server", help="Check this deployment from outside instead: HOST:PORT of its server.")
+        str, typer.Option(help="Check this deployment from outside instead: HOST:PORT of its server.")
     ] = "",
-    kit: Annotated[Path | None, typer.Option("--kit", help="With --server: kit of an operator or the server.")] = None,
+    kit: Annotated[Path | None, typer.Option(help="With --server: kit of an operator or the server.")] = None,
     json_output: JsonOutput = False,
 ) -> None:
     """Show what this machine supports and what is missing; with --server, what a deployment will need.
@@ -168,16 +168,14 @@ def _storage() -> list[Finding]:
 
 
 def fits(
-    base: Annotated[str, typer.Option("--base", help="Name or directory of the base.")],
-    method: Annotated[str, typer.Option("--method", help="lora, or qlora for a base in four bits.")] = "lora",
-    rank: Annotated[int, typer.Option("--rank", min=1, help="rank of the adapter.")] = 16,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="sequences of a batch.")] = 4,
-    seq_len: Annotated[int, typer.Option("--seq-len", min=1, help="tokens of a sequence.")] = 1024,
-    max_memory_gb: Annotated[
-        float, typer.Option("--max-memory-gb", min=0, help="memory to plan for; 0 for this machine's.")
-    ] = 0.0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")] = "auto",
+    base: Annotated[str, typer.Option(help="Name or directory of the base.")],
+    method: Annotated[str, typer.Option(help="lora, or qlora for a base in four bits.")] = "lora",
+    rank: Annotated[int, typer.Option(min=1, help="rank of the adapter.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="sequences of a batch.")] = 4,
+    seq_len: Annotated[int, typer.Option(min=1, help="tokens of a sequence.")] = 1024,
+    max_memory_gb: Annotated[float, typer.Option(min=0, help="memory to plan for; 0 for this machine's.")] = 0.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     json_output: JsonOutput = False,
 ) -> None:
     """Show how a training step on a base would fit into memory, and what would if it does not.

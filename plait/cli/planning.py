@@ -41,9 +41,9 @@ def init(
         ),
     ] = "",
     columns: Annotated[
-        str, typer.Option("--columns", help="Columns that have other names, such as text=body; see plait simulate.")
+        str, typer.Option(help="Columns that have other names, such as text=body; see plait simulate.")
     ] = "",
-    out: Annotated[Path, typer.Option("--out", help="File to write.")] = Path("plait.toml"),
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("plait.toml"),
 ) -> None:
     """Write a commented file of settings for a first run, from three answers or from a data file alone.
 
@@ -114,7 +114,7 @@ def estimate(
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Count the evaluations, by every client if not by fewer.")
     ] = True,
-    records: Annotated[int | None, typer.Option("--records", min=1, help=_RECORDS)] = None,
+    records: Annotated[int | None, typer.Option(min=1, help=_RECORDS)] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the estimate as JSON.")] = False,
 ) -> None:
     """Count the bytes of a run and what they save, without running it; takes the options of `plait simulate`.

@@ -1,4 +1,7 @@
-"""The differential privacy that a ledger records, checked; and ``plait privacy``, which shows it."""
+"""``plait verify`` and ``plait privacy``: whether a run's record is complete and true, and what its privacy cost.
+
+Rounds whose updates were kept are computed again.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from plait.cli.output import print_json, print_tables, print_text, run_or_newest
+from plait.cli.options import Allow
+from plait.cli.output import RunOrNewest, print_json, print_tables, print_text, run_or_newest
 from plait.errors import ConfigError, PeerError
 from plait.guarantees import epsilon_of
 from plait.ledger.events import MASKED_CODEC, Event, RoundFinished, UpdateReceived, start_of
-from plait.ledger.ledger import read_events
+from plait.ledger.ledger import read_events, torn_bytes
 from plait.ledger.privacy import (
     NoiseIntended,
     PrivacyCard,
@@ -23,10 +27,59 @@ from plait.ledger.privacy import (
 )
 from plait.ledger.run_view import RunView
 from plait.report.privacy import client_epsilon_table, together_table
+from plait.report.progress import status
 from plait.report.table import card_table
 from plait.report.tables import membership_table, tables_of_parts
-from plait.rounds.audit import Verified
-from plait.rounds.run_directory import RunDirectory
+from plait.rounds.audit import Verified, check_signatures
+from plait.rounds.run_directory import RunDirectory, recorded_settings
+from plait.rounds.run_state import damage_of
+from plait.settings.traits import Trait
+
+_NOT_THERE = "not in the ledger: this run's server may not look at single updates"
+
+
+def verify(
+    named: RunOrNewest = None,
+    allow: Allow = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check a run's ledger, signatures, checkpoints and adapter; recompute its rounds if their updates were kept.
+
+    Example: plait verify runs/first
+    """
+    run = run_or_newest(named, quiet=json_output)
+    directory = RunDirectory.find(run)
+    with status(f"checking {run}", quiet=json_output):
+        events = read_events(directory.ledger)
+        torn = torn_bytes(directory.ledger)
+        settings = recorded_settings(directory, events)
+        hidden = Trait.SINGLE_UPDATES in settings.missing
+        signed = 0 if hidden else check_signatures(events)
+        promised = verifies(events)
+        found = [promised] if promised else []
+        checkpoints = damage_of(directory.checkpoints)
+        for name, damage in checkpoints.items():
+            if damage:
+                raise PeerError(f"checkpoint '{name}' of '{run}' is damaged: {damage}")
+        from plait.api.recomputing import checked  # brings torch along
+
+        own = checked(directory, events, settings, allow or ())
+    if json_output:
+        figures = {name: figure for each in (*own, *found) for name, figure in each.figures.items()}
+        print_json({"events": len(events), "torn_bytes": torn, "signatures": signed, **figures, "ok": True})
+        return
+    cut = f"; a torn last line of {torn} bytes is ignored" if torn else ""
+    none = _NOT_THERE if hidden else "none: clients had no keys"
+    if settings.data and not hidden:
+        none = "not applicable (simulation)"
+    lines = (
+        ("ledger", f"{len(events)} events, chain intact{cut}"),
+        ("checkpoints", f"{', '.join(checkpoints) or 'none'} intact"),
+        ("signatures", f"{signed} updates, each by its own client" if signed else none),
+        *((each.name, each.text) for each in (*found, *own)),
+    )
+    for name, text in lines:
+        print_text(f"{name:<12} {text}", indent=13)
 
 
 def verifies(events: Sequence[Event]) -> Verified | None:

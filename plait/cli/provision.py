@@ -22,18 +22,18 @@ _PORT = 9440
 
 def provision(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of the kits; made if missing.")],
-    clients: Annotated[str, typer.Option("--clients", help="Names of the clients, separated by commas.")] = "",
+    clients: Annotated[str, typer.Option(help="Names of the clients, separated by commas.")] = "",
     operators: Annotated[
-        str, typer.Option("--operators", help="Names of people who may submit and cancel runs of a standing server.")
+        str, typer.Option(help="Names of people who may submit and cancel runs of a standing server.")
     ] = "",
     server_name: Annotated[
         str,
-        typer.Option("--server-name", help="DNS names and IP addresses that clients connect to, separated by commas."),
+        typer.Option(help="DNS names and IP addresses that clients connect to, separated by commas."),
     ] = "",
     days: Annotated[
-        int | None, typer.Option("--days", min=1, help="Validity of new certificates.  [dim]\\[default: 730][/dim]")
+        int | None, typer.Option(min=1, help="Validity of new certificates.  [dim]\\[default: 730][/dim]")
     ] = None,
-    revoke: Annotated[str, typer.Option("--revoke", metavar="NAME", help="Revoke this member's key.")] = "",
+    revoke: Annotated[str, typer.Option(metavar="NAME", help="Revoke this member's key.")] = "",
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Make start-up kits for a server, clients and operators; later add some, renew certificates or revoke keys.

@@ -25,7 +25,7 @@ from plait.system.files import cannot_write, write_atomically
 def report(
     run: RunOrNewest = None,
     export: Annotated[
-        Path | None, typer.Option("--export", help="Also write every table as CSV and every plot as PNG here.")
+        Path | None, typer.Option(help="Also write every table as CSV and every plot as PNG here.")
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print summary.json and nothing else.")] = False,
 ) -> None:
@@ -60,9 +60,9 @@ def export_figures(view: RunView, run_directory: Path, into: Path) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
     baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="Run that the others are compared with; the first by default.")
+        Path | None, typer.Option(help="Run that the others are compared with; the first by default.")
     ] = None,
-    page: Annotated[Path | None, typer.Option("--page", help="Write one self-contained HTML page.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write one self-contained HTML page.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print all figures as JSON and nothing else.")] = False,
 ) -> None:
     """Compare runs: held-out loss, bytes, and differences with 95 % intervals.
@@ -87,19 +87,17 @@ def compare(
 
 def evidence(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    out: Annotated[Path | None, typer.Option("--out", help="File to write; by default RUN.evidence.json.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Also write a page to read.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; by default RUN.evidence.json.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page to read.")] = None,
     kit: Annotated[
         Path | None,
-        typer.Option(
-            "--kit", help="The server's start-up kit, whose key signs; otherwise a key of the run's own does."
-        ),
+        typer.Option(help="The server's start-up kit, whose key signs; otherwise a key of the run's own does."),
     ] = None,
     statement: Annotated[
         list[Path] | None,
-        typer.Option("--statement", help="A client's own statement, from `plait evidence --attest`; may be repeated."),
+        typer.Option(help="A client's own statement, from `plait evidence --attest`; may be repeated."),
     ] = None,
-    base_licence: Annotated[str, typer.Option("--base-licence", help="The base's licence, such as Apache-2.0.")] = "",
+    base_licence: Annotated[str, typer.Option(help="The base's licence, such as Apache-2.0.")] = "",
 ) -> None:
     """Write a signed bundle about a finished run, which docs/evidence/verify.py checks without plait.
 

@@ -51,12 +51,12 @@ def withdraw(
     run: Annotated[Path, typer.Argument(help="Directory of a finished run.")],
     client: Annotated[str, typer.Option("--withdraw", help="Who withdraws.", metavar="CLIENT")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Directory of the run without it; by default RUN-without-NAME.")
+        Path | None, typer.Option(help="Directory of the run without it; by default RUN-without-NAME.")
     ] = None,
-    kit: Annotated[Path | None, typer.Option("--kit", help="An operator's kit, whose key signs the tombstone.")] = None,
+    kit: Annotated[Path | None, typer.Option(help="An operator's kit, whose key signs the tombstone.")] = None,
     among: Annotated[
         list[Path] | None,
-        typer.Option("--among", help="Folder of adapters that may come from this one; may be repeated."),
+        typer.Option(help="Folder of adapters that may come from this one; may be repeated."),
     ] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Show what it takes, and change nothing.")] = False,
     allow: Allow = None,

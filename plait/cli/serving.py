@@ -77,7 +77,7 @@ def watch(
         ),
     ] = None,
     listen: Annotated[
-        str, typer.Option("--listen", help="Address and port of the page, of this machine alone.")
+        str, typer.Option(help="Address and port of the page, of this machine alone.")
     ] = "127.0.0.1:9443",
 ) -> None:
     """Show a run on a live page in the browser: clients, losses, bytes, privacy; a second one side by side.

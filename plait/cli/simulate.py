@@ -1,7 +1,5 @@
 """``plait simulate``: federated rounds on this machine, from data to an adapter and a report; and how a run ends."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import shutil
@@ -106,7 +104,7 @@ def stopped_by_interrupt(*, quiet: bool) -> Generator[StopRequest]:
 
 
 @contextlib.contextmanager
-def with_resume_hint(settings: RunConfig, serving: Serving | None = None, *, page: str = "") -> Generator[None]:
+def with_resume_hint(settings: RunConfig, serving: "Serving | None" = None, *, page: str = "") -> Generator[None]:
     """If a run stops that can be resumed, its last line states how."""
     try:
         yield

@@ -33,7 +33,7 @@ VERBS: Mapping[str, Verb] = {
     "server": Verb("server.served_run", "server", "serve a federation"),
     "client": Verb("client.program", "client", "take part with data that stays on this machine"),
     "status": Verb("plait.cli.doctor", "server_status", "ask a server for its round, clients and bytes"),
-    "verify": Verb("plait.cli.verify", "verify", "check a run's record, signatures and adapter"),
+    "verify": Verb("plait.cli.privacy", "verify", "check a run's record, signatures and adapter"),
     "doctor": Verb("plait.cli.doctor", "doctor", "show what this machine supports and lacks"),
     "init": Verb("plait.cli.planning", "init", "write a commented file of settings to begin with"),
     "chat": Verb("plait.cli.adapter", "chat", "talk to a run's model in the terminal"),

@@ -3,12 +3,10 @@
 To add an event, add its class here, or in a module of `_HOMES`. Readers ignore fields and kinds that they do not know.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -111,7 +109,7 @@ class Event(EventPart):
         return {}
 
     @property
-    def sections(self) -> Mapping[str, StatusSection]:
+    def sections(self) -> "Mapping[str, StatusSection]":
         """What a run's status has from this event on, by name."""
         return {}
 
@@ -497,7 +495,7 @@ class Score(Certainty):
 
     loss: Number
 
-    def change_since(self, before: Score) -> float:
+    def change_since(self, before: Self) -> float:
         """The change of the loss: on the same sequences if that is known."""
         return self.loss - before.loss if self.change is None else self.change
 

@@ -5,13 +5,11 @@ compose by adding epsilons and deltas (Dwork et al., EUROCRYPT 2006). `plait ver
 of a client that withdraws are here, too.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from plait.errors import ConfigError
 from plait.guarantees import epsilon_at, epsilon_of, sum_term
@@ -53,7 +51,7 @@ class PrivacyStarted(Event):
     continues: bool = False  # whether the run starts from other runs' adapters, whose epsilons add up with its own
 
     @property
-    def sections(self) -> Mapping[str, PrivacyCard]:
+    def sections(self) -> "Mapping[str, PrivacyCard]":
         """The guarantee, and what is spent of it."""
         return {"privacy": PrivacyCard(self)}
 
@@ -183,13 +181,13 @@ class PrivacyCard:
     spent: PrivacySpent | None = None
     audited: Audited | None = None
 
-    @staticmethod
-    def of(recorded: Sequence[Event]) -> PrivacyCard | None:
+    @classmethod
+    def of(cls, recorded: Sequence[Event]) -> Self | None:
         """The card of a ledger's events; None for a run without differential privacy."""
         promised = promised_in(recorded)
-        return reduce(PrivacyCard.after, recorded, PrivacyCard(promised)) if promised else None
+        return reduce(cls.after, recorded, cls(promised)) if promised else None
 
-    def after(self, event: Event) -> PrivacyCard:
+    def after(self, event: Event) -> Self:
         """The card once one more event is known."""
         match event:
             case NoiseIntended():

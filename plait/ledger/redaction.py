@@ -3,11 +3,9 @@
 And the events of masked sums, and what masks hide, in words.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from plait.guarantees import colluding
 from plait.ledger import events
@@ -35,7 +33,7 @@ class SumUnmasked(Event):
     evaluated_by: tuple[str, ...] = ()  # names of the clients, of a sum of losses
 
     @property
-    def sections(self) -> Mapping[str, MaskedCard]:
+    def sections(self) -> "Mapping[str, MaskedCard]":
         """What masks hide, from the first sum on."""
         return {"masks": MaskedCard(1, self.clients, colluding(self.roster), self.certified, self.noised)}
 
@@ -96,16 +94,17 @@ class MaskedCard:
     hides_clients: ClassVar[bool] = True
     status: ClassVar[Mapping[str, Json]] = {}
 
-    def after(self, event: Event) -> MaskedCard:
+    def after(self, event: Event) -> Self:
         """The card once one more event is known."""
         if not isinstance(event, SumUnmasked):
             return self
-        return MaskedCard(
-            self.sums + 1,
-            min(self.least, event.clients),
-            min(self.colluding, colluding(event.roster)),
-            self.certified and event.certified,
-            self.noised and event.noised,
+        return replace(
+            self,
+            sums=self.sums + 1,
+            least=min(self.least, event.clients),
+            colluding=min(self.colluding, colluding(event.roster)),
+            certified=self.certified and event.certified,
+            noised=self.noised and event.noised,
         )
 
     def line(self, event: Event) -> str:

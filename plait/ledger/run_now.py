@@ -4,8 +4,6 @@ Its size grows with clients and with rounds, not with their product, so that fol
 `plait.ledger.run_view.RunView` is the same and everything else.
 """
 
-from __future__ import annotations
-
 import bisect
 import statistics
 import threading
@@ -14,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from pydantic import JsonValue
 
@@ -70,8 +68,8 @@ class Traffic:
         """Both directions."""
         return self.uplink_bytes + self.downlink_bytes
 
-    def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(self.uplink_bytes + other.uplink_bytes, self.downlink_bytes + other.downlink_bytes)
+    def __add__(self, other: Self) -> Self:
+        return type(self)(self.uplink_bytes + other.uplink_bytes, self.downlink_bytes + other.downlink_bytes)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from plait.ledger.events import DescribedClient
 from plait.ledger.fleet import tasks_of
@@ -186,7 +186,7 @@ def clients(view: RunView, theme: Theme) -> Figure:
     tokens = [client.train_tokens for client in ordered]
     panels[0].barh(positions, tokens, 0.72 if rows else 1.0, color=theme.accent)
     panels[0].set_xlabel("training tokens")
-    panels[0].xaxis.set_major_formatter(written(_short))
+    panels[0].xaxis.set_major_formatter(EngFormatter())
     panels[0].xaxis.set_major_locator(MaxNLocator(nbins=4 if kinds or theme.is_narrow else 8))
     panels[0].grid(axis="x", color=theme.faint, linewidth=0.8)
     if kinds:
@@ -336,10 +336,3 @@ def _share(client: DescribedClient, kind: str | None, kinds: Sequence[str | None
     if kind is not None:
         return client.histogram.get(kind, 0) / total
     return sum(count for name, count in client.histogram.items() if name not in kinds) / total
-
-
-def _short(count: float) -> str:
-    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= limit:
-            return f"{count / limit:g} {letter}"
-    return f"{count:g}"

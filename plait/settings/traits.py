@@ -4,8 +4,6 @@ A run has every trait below until one of its parts removes it: a setting, a rule
 states beside its own code what it needs and removes, so a new part is checked against parts that it does not know.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -63,7 +61,7 @@ class Stated:
     """Traits that the run no longer has; a reason follows "but"."""
     instead: str = ""
     """What the user may ask for in its place."""
-    others: Callable[[], Iterable[Stated]] = tuple
+    others: "Callable[[], Iterable[Stated]]" = tuple
     """The parts that could stand in its place, for a message that names those that would do."""
 
     def __str__(self) -> str:

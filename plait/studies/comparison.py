@@ -5,8 +5,6 @@ initial values, batches, cohorts and partitions. *Paired over sequences*, runs t
 same sequences differ by their changes, taken as independent: the interval is an upper bound, for this seed alone.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -270,7 +268,7 @@ class Comparison:
         return tuple(dict.fromkeys(name for run in self.runs for name in run.view.metric_names))
 
     @property
-    def summary(self) -> pd.DataFrame:
+    def summary(self) -> "pd.DataFrame":
         """One row per group of runs that differ in the seed only: means over seeds; what is unknown is NaN.
 
         ``loss_margin`` is over seeds, or over the held-out sequences of a single run.
@@ -278,7 +276,7 @@ class Comparison:
         return frame_of(self._group_rows(), _GROUPS, self.metric_names)
 
     @property
-    def differences(self) -> pd.DataFrame:
+    def differences(self) -> "pd.DataFrame":
         """One row per group other than the baseline: its loss minus that of the baseline, in nats.
 
         ``paired_over`` is ``seeds`` (with their number in ``pairs``), ``sequences`` or ``nothing``.

@@ -408,14 +408,6 @@ def _named(common_name: str, unit: str = "") -> x509.Name:
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    signs, not_for = signs_certificates, ("content_commitment", "key_agreement", "encipher_only", "decipher_only")
+    none = dict.fromkeys((*not_for, "key_encipherment", "data_encipherment"), False)
+    return x509.KeyUsage(digital_signature=not signs, key_cert_sign=signs, crl_sign=signs, **none)

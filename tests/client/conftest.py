@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 
-from client.node import Node, Timing
+from client.node import Node
+from client.session import Backoff
 from client.settings import NodeSettings
 from client.task import Capacity, Journal, OfferedRun, Style, TaskRunner, participant_runner
 from plait.errors import check_abandoned
@@ -230,8 +232,9 @@ def held_app() -> HeldApp:
 class RunningNode:
     def __init__(self, settings: NodeSettings, open_runner: Callable[[OfferedRun], TaskRunner]) -> None:
         self.screen, self.error = io.StringIO(), None
-        timing = Timing(first_s=0.05, most_s=0.2, progress_s=0.05)
-        self.node = Node(settings, open_runner, Journal(Style.JSON, self.screen), timing=timing)
+        backoff = partial(Backoff, first_s=0.05, most_s=0.2)
+        journal = Journal(Style.JSON, self.screen)
+        self.node = Node(settings, open_runner, journal, backoff=backoff, progress_s=0.05)
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from scoreboard.small_federation import HONEST, FakeModel, of_numbers
 
-from client.node import Node, Timing
+from client.node import Node
+from client.session import Backoff
 from client.settings import NodeSettings, memory_folder
 from client.task import Capacity, Journal, OfferedRun, Style, TaskRunner, participant_runner
 from plait.adapters import Layout
@@ -181,8 +182,8 @@ def _node(job: Job, number: int, port: int) -> Node:
         participant = Participant(name, model, memory, way=way)
         return participant_runner(participant, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
 
-    timing = Timing(first_s=0.1, most_s=1.0, progress_s=1.0)
-    return Node(settings, open_runner, Journal(Style.QUIET, StringIO()), timing=timing)
+    backoff = partial(Backoff, first_s=0.1, most_s=1.0)
+    return Node(settings, open_runner, Journal(Style.QUIET, StringIO()), backoff=backoff, progress_s=1.0)
 
 
 def result(job: Job) -> dict[str, object] | None:
