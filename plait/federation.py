@@ -3,8 +3,6 @@
 The same over every `Channel`. Knows nothing of how a run is started and of the driver.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import time
@@ -58,7 +56,7 @@ def run_federation(
     superlink_data: str | None = None,
     on_event: OnEvent = lambda _: None,
     stop: StopRequest | None = None,
-    vouch: Vouch | None = None,
+    vouch: "Vouch | None" = None,
 ) -> RunDirectory:
     """Run a federation to its end; if the run directory holds the same run, continue it.
 
@@ -107,7 +105,7 @@ def run_federation(
     return directory
 
 
-def _outlets(run: Run, out: Path) -> Outlets | None:
+def _outlets(run: Run, out: Path) -> "Outlets | None":
     """Where every round is published, if the run names places."""
     if not run.config.publish:
         return None
@@ -117,7 +115,7 @@ def _outlets(run: Run, out: Path) -> Outlets | None:
     return Outlets.of(run.config.publish, run=out, spec=run.ranks.master.spec, api_key=api_key)
 
 
-def _check_driver(run: Run, channel: Channel, vouch: Vouch | None) -> None:
+def _check_driver(run: Run, channel: Channel, vouch: "Vouch | None") -> None:
     if vouch is None:
         check_vouched_for(run.settled)
     if run.config.has_several_devices and channel.open_ended:
@@ -133,7 +131,7 @@ def _coordinator(
     begun: _Begun,
     publisher: Publisher,
     stop: StopRequest,
-    vouch: Vouch | None,
+    vouch: "Vouch | None",
 ) -> Coordinator:
     directory, ledger, _, events = begun
     way = way_of(run.settled.plan, run.config, Host(directory, events, ledger.append, vouch))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, ndtr
 
 from plait.adapters import AdapterSpec, Float32, TensorSlot
 from plait.adapters.bottleneck import Bottleneck, activation_of, bottlenecks_of
@@ -22,21 +23,10 @@ _INPUTS = 32
 Activation = Callable[[Float64], Float64]
 
 
-def _gelu(x: Float64) -> Float64:
-    # numpy has no erf.
-    erf = np.fromiter(map(math.erf, (x / math.sqrt(2)).ravel().tolist()), np.float64, count=x.size)
-    return 0.5 * x * (1 + erf.reshape(x.shape))
-
-
-def _silu(x: Float64) -> Float64:
-    # x times the logistic function of x, which cannot overflow this way.
-    return 0.5 * x * (1 + np.tanh(0.5 * x))
-
-
 _ACTIVATIONS: Mapping[str, Activation] = {
-    "gelu": _gelu,
+    "gelu": lambda x: x * ndtr(x),
     "relu": lambda x: np.maximum(x, 0.0),
-    "silu": _silu,
+    "silu": lambda x: x * expit(x),
     "tanh": np.tanh,
 }
 

@@ -50,17 +50,14 @@ class Contribution:
     def check(self, server: Geometry, *, ranks: "RankRange", frozen: Collection[Side] = ()) -> None:
         """Refuse what cannot be aggregated."""
         try:
-            self._check_weight()
+            if not (math.isfinite(self.weight) and 0 < self.weight <= _LARGEST_WEIGHT):
+                raise PeerError(f"weight is {self.weight:g}, expected more than 0 and at most {_LARGEST_WEIGHT:g}")
             self._check_geometry(server, ranks)
             check_finite(self.delta)
             for side in sorted(frozen):
                 self._check_frozen(side)
         except PeerError as error:
             raise PeerError(f"update of {self.client!r}: {error}") from error
-
-    def _check_weight(self) -> None:
-        if not (math.isfinite(self.weight) and 0 < self.weight <= _LARGEST_WEIGHT):
-            raise PeerError(f"weight is {self.weight:g}, expected more than 0 and at most {_LARGEST_WEIGHT:g}")
 
     def _check_geometry(self, server: Geometry, ranks: "RankRange") -> None:
         own = self.geometry

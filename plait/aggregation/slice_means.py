@@ -9,8 +9,6 @@ from functools import partial
 
 import numpy as np
 
-from plait.adapters import Float32
-from plait.aggregation.geometry import Pair
 from plait.aggregation.low_rank import LowRank
 from plait.aggregation.rule import UP_TO_SERVER, Contribution, Outcome, RoundContext, Rule
 from plait.aggregation.sums import SliceSum, WeightedSum, step_to
@@ -28,7 +26,9 @@ class SliceMean:
         """Add one client's delta."""
         trained = contribution.received.flat + contribution.delta.flat
         for pair in contribution.geometry.pairs:
-            norm = _product_norm(pair, trained) if self._by_norm else 1.0
+            norm = 1.0
+            if self._by_norm:
+                norm = pair.scale * LowRank(pair.b_of(trained).astype(float), pair.a_of(trained).astype(float)).norm()
             self._slices.add(pair, trained, contribution.weight * norm)
         self._others.add(contribution.geometry.others_of(contribution.delta.flat), contribution.weight)
 
@@ -44,10 +44,6 @@ class SliceMean:
                 b[:], a[:] = slices.mean_of_all(pair)
         geometry.put_others(wanted, geometry.others_of(wanted) + self._others.mean())
         return Outcome(step_to(wanted, self._context.master))
-
-
-def _product_norm(pair: Pair, flat: Float32) -> float:
-    return pair.scale * LowRank(pair.b_of(flat).astype(float), pair.a_of(flat).astype(float)).norm()
 
 
 HETLORA = Rule(

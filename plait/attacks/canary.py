@@ -15,10 +15,12 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import bdtr, bdtrc
 
 from plait.config import RunConfig
 from plait.ledger.events import Event
@@ -34,7 +36,6 @@ _PART_GUESSED = 0.04
 _LIE = np.float32(1e3)
 _FAILURE = 0.05
 """Probability with which a bound may be wrong."""
-_STEPS = 60
 _LARGEST = 50.0
 
 
@@ -93,33 +94,20 @@ def proven_and_promised(config: RunConfig, events: Sequence[Event]) -> tuple[Aud
 
 def lower_bound(right: int, guesses: int, *, canaries: int, delta: float) -> float:
     """The largest epsilon that this many right of `guesses`, fixed before the results are seen, refute."""
-    low, high = 0.0, _LARGEST
-    if _probability(right, guesses, 0.0, canaries=canaries, delta=delta) > _FAILURE:
-        return 0.0
-    for _ in range(_STEPS):
-        middle = (low + high) / 2
-        refuted = _probability(right, guesses, middle, canaries=canaries, delta=delta) <= _FAILURE
-        low, high = (middle, high) if refuted else (low, middle)
-    return low
+
+    def beyond(epsilon: float) -> float:
+        return _probability(right, guesses, epsilon, canaries=canaries, delta=delta) - _FAILURE
+
+    return 0.0 if beyond(0.0) > 0 else cast("float", brentq(beyond, 0.0, _LARGEST))
 
 
 def _probability(right: int, guesses: int, epsilon: float, *, canaries: int, delta: float) -> float:
     """The largest probability of this many right guesses under (epsilon, delta)."""
     chance = 1 / (1 + math.exp(-epsilon))
-    terms = _terms(guesses, chance)
-    beta = math.fsum(terms[right:])
-    if not delta:
+    beta = float(bdtrc(right - 1, guesses, chance)) if right else 1.0
+    if not delta or not right:
         return beta
-    below = np.cumsum(terms[:right][::-1])
-    alpha = float((below / np.arange(1, right + 1)).max()) if right else 0.0
+    # P(B < right - i) for i from 0 to right.
+    fewer: NDArray[np.float64] = np.append(bdtr(np.arange(right - 1, -1, -1), guesses, chance), 0.0)
+    alpha = float(((fewer[0] - fewer[1:]) / np.arange(1, right + 1)).max())
     return min(1.0, beta + 2 * canaries * delta * alpha)
-
-
-def _terms(guesses: int, chance: float) -> NDArray[np.float64]:
-    """P(Binomial(guesses, chance) = k) for all k, (guesses + 1,)."""
-    if chance >= 1:
-        return np.eye(1, guesses + 1, guesses)[0]
-    k = np.arange(guesses + 1)
-    choose = np.array([math.lgamma(n + 1) for n in range(guesses + 1)])
-    logs = choose[-1] - choose - choose[::-1] + k * math.log(chance) + (guesses - k) * math.log1p(-chance)
-    return np.exp(logs)

@@ -27,7 +27,7 @@ from plait.aggregation import BOTH_SIDES, Geometry, Side, geometry_of
 from plait.aggregation.geometry import gathered, put, without
 from plait.compress.feedback import pack
 from plait.errors import PolicyError
-from plait.rounds.local_model import DataSize, DeltaGrid, Moments, Trained, TrainJob
+from plait.rounds.local_model import DataSize, Moments, Trained, TrainJob
 from plait.rounds.memory import ClientState, ClientStore, Kept, recall_state
 from plait.rounds.terms import AgreedTerms
 from plait.wire.encoding import EncodedDelta, Encoding, encode_delta
@@ -288,24 +288,20 @@ class ErrorFeedback(Hook):
         kept = job.kept[self.key]
         if kept.round + 1 < job.settings.round:
             kept = Kept()  # It was away, and the others have moved on.
+        owed = _owed(kept, outgoing.delta.layout)
         if job.grid is not None:
-            return self._on_grid(job.grid, kept, outgoing)
+            # Rounding to a grid at random is right on average, so it needs neither gain nor lead.
+            pending = add(owed, outgoing.delta)
+            numbers, arrived = job.grid.rounded(pending)
+            return replace(outgoing, numbers=numbers), _kept_owed(subtract(pending, arrived))
         # What is owed of an untrained side waits for a round that trains it.
         untrained = BOTH_SIDES - set(map(Side, job.settings.trained))
 
         def trained(wanted: AdapterState) -> AdapterState:
             return without(wanted, geometry_of(job.spec), untrained) if untrained else wanted
 
-        owed = _owed(kept, outgoing.delta.layout)
         encoded, owed = pack(outgoing.delta, job.settings.codec, owed=owed, only=trained)
         return replace(outgoing, encoded=encoded), _kept_owed(owed)
-
-    @staticmethod
-    def _on_grid(grid: DeltaGrid, kept: Kept, outgoing: Outgoing) -> tuple[Outgoing, Kept]:
-        """Rounding to a grid at random is right on average, so it needs neither gain nor lead."""
-        pending = add(_owed(kept, outgoing.delta.layout), outgoing.delta)
-        numbers, arrived = grid.rounded(pending)
-        return replace(outgoing, numbers=numbers), _kept_owed(subtract(pending, arrived))
 
 
 def _owed(kept: Kept, layout: Layout) -> AdapterState:

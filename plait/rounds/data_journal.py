@@ -44,7 +44,9 @@ class DataJournal:
 
         `kit` is the client's directory, without which there are no notes, `home` that of its user's state.
         """
-        name = f"{_federation(authority)}-{data[:32]}"
+        # Its key, for the certificate may be renewed.
+        federation = key_digest(load_pem_x509_certificate(authority).public_key()).hex()[:32] if authority else "none"
+        name = f"{federation}-{data[:32]}"
         notes = *([kit / f"{_FOLDER}.{name}"] if kit else []), *([home / f"{_FOLDER}.{name}"] if home and kit else [])
         return cls(state / _FOLDER / f"{name}.jsonl", notes)
 
@@ -192,13 +194,6 @@ def _noted(note: Path) -> tuple[int, str]:
             f"'{note}' is damaged, so it is unknown whether the journal of this client's data is the newest: restore "
             "it, or, if the journal was neither removed nor restored since, remove it"
         ) from error
-
-
-def _federation(authority: bytes) -> str:
-    """A name for a federation: its authority's key, whose certificate may be renewed."""
-    if not authority:
-        return "none"
-    return key_digest(load_pem_x509_certificate(authority).public_key()).hex()[:32]
 
 
 def _whole_lines(data: bytes) -> list[bytes]:

@@ -162,11 +162,6 @@ class RoundAnswer:
     waited_s: float = 0.0
     took_s: float = 0.0
 
-    @property
-    def needs_full(self) -> bool:
-        """Whether the client lacks what the broadcast builds on."""
-        return isinstance(self.reply, Refusal) and self.reply.reason == RefusalReason.NEED_FULL
-
 
 def mark_failed(roster: RunRoster, answer: RoundAnswer) -> None:
     """Ask a failed client nothing until it has described itself again."""
@@ -262,7 +257,8 @@ class Dispatch:
         while heard := self._asking.next(deadline):
             client = heard.client
             answer = self._decode(heard)
-            if not answer.needs_full or client in self._sent_whole:
+            lacks = isinstance(answer.reply, Refusal) and answer.reply.reason is RefusalReason.NEED_FULL
+            if not lacks or client in self._sent_whole:
                 return self._final(heard, answer)
             self.ledger.note(
                 events.ReplyReceived(

@@ -3,8 +3,6 @@
 Knows no torch: `plait.training.local_model` implements the protocol.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -38,7 +36,7 @@ class Moments:
     steps: tuple[int, ...]
 
     @classmethod
-    def none(cls, size: int, tensors: int) -> Moments:
+    def none(cls, size: int, tensors: int) -> "Moments":
         """Moments before any step."""
         return cls(np.zeros(size, np.float32), np.zeros(size, np.float32), (0,) * tensors)
 
@@ -48,7 +46,7 @@ class Moments:
         return Kept(arrays={"mean": self.mean, "square": self.square, "steps": steps})
 
     @classmethod
-    def of(cls, kept: Kept, size: int, tensors: int) -> Moments | None:
+    def of(cls, kept: Kept, size: int, tensors: int) -> "Moments | None":
         """The inverse of `kept`; None if there are none for an adapter of this size."""
         mean, square, steps = kept.vector("mean", size), kept.vector("square", size), kept.arrays.get("steps")
         if mean is None or square is None or steps is None or steps.shape != (tensors,):
@@ -159,7 +157,7 @@ class TrainJob:
         charge: of private steps, which are paid for; None for steps without noise.
     """
 
-    model: LocalModel
+    model: "LocalModel"
     spec: AdapterSpec
     settings: Settings
     received: AdapterState
@@ -170,7 +168,7 @@ class TrainJob:
     kept: Mapping[str, Kept] = field(default_factory=dict[str, Kept])
     grid: DeltaGrid | None = None
     client: str = ""
-    charge: Charge | None = None
+    charge: "Charge | None" = None
 
     @property
     def run_id(self) -> bytes:

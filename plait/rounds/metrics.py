@@ -6,8 +6,6 @@ report them (torchmetrics would bring torch to the server). AUROC is of each cla
 classes; its scores are log-odds on a grid, so that only those of one cell, which count as equal, are not told apart.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections import Counter
@@ -16,17 +14,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from plait.errors import ConfigError, PeerError, did_you_mean
 from plait.plugins import Kind, is_named
+from plait.rounds.evaluation import Sums
 from plait.settings.choice import parse_choice, split_choices
 
-if TYPE_CHECKING:
-    from plait.rounds.evaluation import Sums
 Confusion = tuple[tuple[int, ...], ...]
 """How often each class (row) was predicted as each (column)."""
 
@@ -72,7 +69,7 @@ class RunMetrics:
     cells: int = _CELLS
 
     @classmethod
-    def of(cls, text: str, classes: int, *, masked: bool = False) -> RunMetrics:
+    def of(cls, text: str, classes: int, *, masked: bool = False) -> "RunMetrics":
         """Those that `--eval-metrics` names; ConfigError for an unknown one, or one that does not fit the data."""
         names = split_choices(text)
         fitting = [name for name, tally in OWN.items() if (tally in _LABELS) is bool(classes)]

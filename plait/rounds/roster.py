@@ -54,7 +54,7 @@ def read_description(raw: Data | NoAnswer, *, node: int, identity: Identity | No
         raise UnfitError(Reason.MALFORMED, f"node {node}: {error}") from error
     if isinstance(card, Refusal):
         raise UnfitError(
-            card.reason.name.lower().replace("_", "-"),
+            card.code,
             card.detail,
             client=identity.name if identity else card.client,
             passing=card.reason in _PASSING,
@@ -76,19 +76,15 @@ def check_description(card: ClientCard, adapter: RankedAdapter, base: bytes, *, 
         raise UnfitError(
             Reason.WRONG_BASE,
             f"base of client {name!r} is {card.base_fingerprint.hex()[:16]}, expected {base.hex()[:16]}",
-            client=name,
         )
     if card.max_rank and adapter.rank > card.max_rank:
         raise UnfitError(
             Reason.RANK,
             f"client {name!r} supports rank {card.max_rank} at most, the run's is {adapter.rank}: give the run a lower "
             "--rank or --client-ranks, or the client a higher --max-rank",
-            client=name,
         )
     if card.spec_digest != adapter.spec.digest:
-        raise UnfitError(
-            Reason.WRONG_SPEC, f"client {name!r} derives another adapter from the same spec and base", client=name
-        )
+        raise UnfitError(Reason.WRONG_SPEC, f"client {name!r} derives another adapter from the same spec and base")
     if not counts_stay or card.train_examples or card.held_out_examples or card.histogram:
         _check_counts(card)
 
@@ -101,12 +97,11 @@ def _check_counts(card: ClientCard) -> None:
         ("judge", card.judge_examples, card.judge_tokens),
     ):
         if not examples and part != "judge":
-            raise UnfitError("too-little-data", f"client {name!r} has no {part} examples", client=name)
+            raise UnfitError("too-little-data", f"client {name!r} has no {part} examples")
         if not examples <= tokens <= MOST_TOKENS:
             raise UnfitError(
                 Reason.WEIGHT,
                 f"client {name!r} states {examples} {part} examples of {tokens} tokens: impossible counts",
-                client=name,
             )
 
 
@@ -293,10 +288,14 @@ class RunRoster:
             question = self._asked.pop(node, None)
             if question is None:
                 continue  # was not asked, or has answered
+            client = ""
             try:
-                self._hear(node, question, raw)
+                card = read_description(raw, node=node, identity=self._identity(node))
+                client = card.client
+                self._note_bytes(client, question.track, raw)
+                self._hear(node, question, card)
             except UnfitError as error:
-                client = error.client or self._name_of(node)
+                client = error.client or client or self._name_of(node)
                 again_s = self.patience.again_s if error.passing else None
                 self._set_aside(node, client, error.reason, str(error), again_s=again_s)
         if not (new := sorted(set(self.nodes) - before)):
@@ -305,9 +304,7 @@ class RunRoster:
         self.nodes = dict(sorted(self.nodes.items()))
         self._record_new(new)
 
-    def _hear(self, node: int, question: _Question, raw: Data | NoAnswer) -> None:
-        card = read_description(raw, node=node, identity=self._identity(node))
-        self._note_bytes(card.client, question.track, raw)
+    def _hear(self, node: int, question: _Question, card: ClientCard) -> None:
         own = self.ranks.track_for(card.max_rank)
         if own == question.track:
             self._take_in(node, card, question.track)
@@ -316,7 +313,6 @@ class RunRoster:
                 Reason.RANK,
                 f"client {card.client!r} states {card.max_rank} as its largest rank, and another one before it was "
                 f"asked about rank {self.ranks.adapters[question.track].rank}",
-                client=card.client,
             )
         else:
             self._ask(node, _Question(own, question.at, question.times + 1))
@@ -324,7 +320,7 @@ class RunRoster:
     def _take_in(self, node: int, card: ClientCard, track: int) -> None:
         name = card.client
         if name in self.nodes:
-            raise UnfitError(Reason.SAME_NAME, f"two clients are called {name!r}: rename one of them", client=name)
+            raise UnfitError(Reason.SAME_NAME, f"two clients are called {name!r}: rename one of them")
         adapter = self.ranks.adapters[track]
         check_description(card, adapter, self.base_fingerprint, counts_stay=self.settings.counts_stay)
         identity = self._identity(node)

@@ -3,8 +3,6 @@
 The server writes its tasks from them; a client derives the same and refuses a task that differs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -75,7 +73,7 @@ class RunContext:
 class TaskSettings:
     """The settings of a run's tasks."""
 
-    plan: RunPlan
+    plan: "RunPlan"
     rule: Rule
     new_factors: bool
 
@@ -128,12 +126,12 @@ class RunPlan:
     norm_bound: NormBound = field(default_factory=NormBound)
     weighting: Weighting = Weighting.EXAMPLES
     keep_updates: bool = False
-    stepping: BySpeed | None = None
+    stepping: "BySpeed | None" = None
     patience: Patience = field(default_factory=Patience)
     watch: Watch = field(default_factory=Watch)
-    metrics: RunMetrics | None = None
+    metrics: "RunMetrics | None" = None
     folds: int = 0
-    speeds: Callable[[Iterable[Event], int], ClientSpeeds] | None = None
+    speeds: "Callable[[Iterable[Event], int], ClientSpeeds] | None" = None
     starts_anew: bool = True
 
     @property

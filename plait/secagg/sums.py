@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import hadamard
 
 from plait.adapters import AdapterState, Float32, Layout
 from plait.adapters.safetensors import decode_arrays, encode_arrays
@@ -74,17 +75,11 @@ class Rotation:
         return (self._transformed(rotated) * self._signs)[: self.size]
 
     def _transformed(self, flat: Float32) -> Float32:
-        side, matrix = self._side, _hadamard(self._side)
+        side = self._side
+        matrix = hadamard(side).astype(np.float32) / np.float32(np.sqrt(side))
         # H of 4,096 is the Kronecker product of H of 64 with itself.
         once = (matrix @ flat.reshape(side, side * self._columns)).reshape(side, side, self._columns)
         return np.matmul(matrix, once).reshape(-1)
-
-
-def _hadamard(side: int) -> Float32:
-    matrix = np.ones((1, 1), np.float32)
-    while len(matrix) < side:
-        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return (matrix / np.float32(np.sqrt(side))).astype(np.float32)
 
 
 _DEVIATIONS = 4.0
