@@ -315,6 +315,9 @@ def _kept_owed(owed: AdapterState) -> Kept:
     return Kept(arrays={"owed": owed.flat} if owed.flat.any() else {})
 
 
+HOOKS: tuple[Hook, ...] = (CarriedMoments(), FoundRate(), OwnShare(), OwnSide(), Slope())
+"""The hooks around training, besides those of privacy. Error feedback packs the delta, so it comes before all."""
+
 _LEAST_AVERAGED = 4
 """Sequences that a reported loss or slope is at least the mean of."""
 

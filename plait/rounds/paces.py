@@ -82,10 +82,6 @@ _FEWEST_FIRST = 2
 class BySpeed:
     """Gives each client a number of steps of its own (`RunPlan.stepping`)."""
 
-    def most(self, local_steps: int) -> int:
-        """Of one client in a round, where all would take `local_steps`."""
-        return MOST_TIMES * local_steps
-
     def steps(self, local_steps: int, cohort: Sequence[str], paces: Mapping[str, Pace]) -> Callable[[str], int]:
         """From a client of a round, or one that replaces another, to its steps."""
         known = {client: paces[client] for client in sorted(cohort) if client in paces}

@@ -25,15 +25,11 @@ from plait.errors import (
     TooLittleDataError,
 )
 from plait.rounds.client_pipeline import (
-    CarriedMoments,
+    HOOKS,
     ClientPipeline,
     ErrorFeedback,
-    FoundRate,
     Hook,
-    OwnShare,
-    OwnSide,
     PlainSender,
-    Slope,
     after_training,
     before_training,
     own_adapter,
@@ -63,10 +59,6 @@ from plait.wire.settings import Settings, digest_of
 
 class NeedFullError(PeerError):
     """A task is relative to something that this client does not hold."""
-
-
-HOOKS: tuple[Hook, ...] = (CarriedMoments(), FoundRate(), OwnShare(), OwnSide(), Slope())
-"""The hooks around training, besides those of privacy. Error feedback packs the delta, so it comes before all."""
 
 
 @dataclass(eq=False)

@@ -18,6 +18,7 @@ from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import RunState, client_seed, sample_cohort
 from plait.rounds.spool import Weighting
 from plait.rounds.validate import NormBound
+from plait.settings.pace import MOST_TIMES
 from plait.wire.settings import Settings
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class RunPlan:
     @property
     def most_steps(self) -> int:
         """Steps of a client in a round, where each has its own number; 0 if all take as many."""
-        return self.stepping.most(self.settings.local_steps) if self.stepping else 0
+        return MOST_TIMES * self.settings.local_steps if self.stepping else 0
 
     def is_evaluated(self, number: int) -> bool:
         """Whether the adapter after round `number` is evaluated."""

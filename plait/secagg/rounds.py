@@ -145,11 +145,6 @@ class MaskedRounds:
             state.run_id, purpose, state.round, 2, 1.0, 0, len(self.evaluated), received, self.least(purpose)
         )
 
-    def grid(self, state: RunState, parts: tuple[slice, ...], summed: Summed) -> MaskedGrid:
-        """The grid that a round's numbers are on."""
-        coding = Coding(Ring(summed.bits), summed.invited, summed.unit)
-        return MaskedGrid(coding, parts, state.tracks[0].shadow.digest(), state.round + 1)
-
     def link_bits(self, size: int, *, sums: int, certified: bool) -> MessageBits:
         """What updates of `size` parameters take with the stages of so many sums.
 
@@ -260,7 +255,8 @@ class MaskedFold(Fold):
                 f"round {context.round} has no usable sum: {error}. The run ends with the adapter of round "
                 f"{context.round - 1}; another run can go on from it (--init-adapter)"
             ) from error
-        grid = masked.grid(state, parts, summed)
+        coding = Coding(Ring(summed.bits), summed.invited, summed.unit)
+        grid = MaskedGrid(coding, parts, state.tracks[0].shadow.digest(), context.round)
         mean = grid.decode(summed.numbers, context.geometry.layout, clients=len(summed.clients))
         clip_norm = masked.next_clip(masked.clip_norm(state, parts), summed)
         length = masked.length(state, parts, summed)

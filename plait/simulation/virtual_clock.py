@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from pydantic import JsonValue
 
@@ -37,8 +37,10 @@ from plait.rounds.fleet import device_of, load_fleet
 from plait.rounds.run_directory import RunDirectory
 from plait.rounds.run_state import finished_in_checkpoint
 from plait.settings.choice import hours_of
-from plait.simulation.simulation import Simulation
 from plait.wire.messages import DescribeTask, EvaluateTask, TrainTask, decode_task
+
+if TYPE_CHECKING:
+    from plait.simulation.simulation import Simulation
 
 
 @dataclass(frozen=True)
@@ -365,7 +367,7 @@ def _seconds(size_bytes: int, mbps: float) -> float:
     return 8 * size_bytes / (1e6 * mbps)
 
 
-def by_the_clock(simulation: Simulation, stop: StopRequest | None) -> Channel:
+def by_the_clock(simulation: "Simulation", stop: StopRequest | None) -> Channel:
     """The channel of a simulation, by the virtual clock of its fleet."""
     run, config = simulation.run, simulation.run.config
     channel = simulation.direct(stop)
@@ -377,7 +379,7 @@ def by_the_clock(simulation: Simulation, stop: StopRequest | None) -> Channel:
     )
 
 
-def _work_of(simulation: Simulation, node: int, task: TaskParts) -> float:
+def _work_of(simulation: "Simulation", node: int, task: TaskParts) -> float:
     """The work of a task in tokens of training, with padding; an evaluation's forward pass is a third of that."""
     settled, ranks = simulation.run.settled, simulation.run.ranks
     text = settled.tasks.to_describe().text
