@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import plait
+from plait.config import RunConfig
 from plait.data import Dataset, Progress, Record, as_dataset, cache_directory
 from plait.errors import MachineError
 from plait.rounds.evaluation import SequenceLosses
@@ -41,14 +42,11 @@ class Loaded:
         self._tokens: OrderedDict[bytes, list[Example]] = OrderedDict()
         self.losses = RememberedLosses(cache_directory())
 
-    def dataset(
-        self, source: object, *, columns: str = "", split: str = "", progress: Progress = lambda _: None
-    ) -> Dataset:
+    def dataset(self, config: RunConfig, progress: Progress) -> Dataset:
         """The data that a run's settings name (see `plait.data.as_dataset`)."""
-        if not isinstance(source, str):
-            return as_dataset(source, columns=columns, split=split, progress=progress)
-        make = partial(as_dataset, source, columns=columns, split=split, progress=progress)
-        return remembered(self._datasets, (source, columns, split), _DATASETS_KEPT, make)
+        named = config.data, config.columns, config.split
+        make = partial(as_dataset, config.data, columns=config.columns, split=config.split, progress=progress)
+        return remembered(self._datasets, named, _DATASETS_KEPT, make)
 
     def base(self, run: Run) -> ResidentBase:
         """The run's base; takes the place of the one before if that is another."""

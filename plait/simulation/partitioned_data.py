@@ -45,8 +45,7 @@ def load_partitioned(
     if config.without_clients:
         return _without_clients(config, partial(load_partitioned, dataset=dataset, loaded=loaded, progress=progress))
     if dataset is None:
-        found = loaded or Loaded()
-        dataset = found.dataset(config.data, columns=config.columns, split=config.split, progress=progress)
+        dataset = (loaded or Loaded()).dataset(config, progress)
     for label in dataset.labels:
         if "," in label:
             raise DataError(f"label {label!r} of {dataset.name}: labels must not contain commas")
