@@ -202,9 +202,7 @@ def _read_cache(cache: Path) -> Mapping[str, Json]:
 
 def _remembered(cache: Path | None, place: str, stamps: Stamps) -> str | None:
     entry = _read_cache(cache).get(place) if cache is not None else None
-    if not isinstance(entry, dict) or entry.get("files") != stamps:
-        return None
-    fingerprint = entry.get("fingerprint")
+    fingerprint = entry.get("fingerprint") if isinstance(entry, dict) and entry.get("files") == stamps else None
     return fingerprint if isinstance(fingerprint, str) and is_fingerprint(fingerprint) else None
 
 

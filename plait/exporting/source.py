@@ -194,11 +194,10 @@ def open_personal(run: Path, client: str, *, base: str = "", progress: Progress 
             f"(there: plait export STATE/RUN/NAME --base BASE)"
         )
     source = open_source(run, base=base, progress=progress)
-    state = (
-        _mixed(source, own, settings.given_personalize)
-        if not side
-        else with_own_side(source.spec, source.state, *_side(own))
-    )
+    if side:
+        state = with_own_side(source.spec, source.state, *_side(own))
+    else:
+        state = _mixed(source, own, settings.given_personalize)
     return replace(source, name=plain_name(source.name, client), client=client, state=state, card=None, facts={})
 
 

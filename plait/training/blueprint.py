@@ -170,7 +170,12 @@ def _requested(
 ) -> tuple[PreTrainedModel, PeftConfig]:
     """The base without values, and PEFT's configuration of the requested adapter on it."""
     base = meta_model(config, task)
-    modules = _modules_of(base, _heads(base, request, task, weights))
+    heads = frozenset[str]()
+    if task is AdapterTask.CLASSIFICATION:
+        is_new = method_named(request.method).subject is Subject.FACTORS
+        is_new |= weights is not None and lacks_pooler(base, stored_tensors(weights).keys())
+        heads = head_modules(base, pooler=is_new)
+    modules = _modules_of(base, heads)
     peft_config = peft_config_for(request, task, modules)
     # PEFT ignores a name that matches nothing as long as another one matches.
     known = (*modules.linear, *(modules.norms if method_named(request.method).trains_base else ()))
@@ -205,14 +210,6 @@ def base_modules(config: PretrainedConfig, task: AdapterTask) -> BaseModules:
     """The module names of a base, from its config alone; all that may be a part of a classifier's head is one."""
     model = meta_model(config, task)
     return _modules_of(model, head_modules(model) if task is AdapterTask.CLASSIFICATION else frozenset())
-
-
-def _heads(model: nn.Module, request: AdapterRequest, task: AdapterTask, weights: Path | None) -> frozenset[str]:
-    if task is not AdapterTask.CLASSIFICATION:
-        return frozenset()
-    is_new = method_named(request.method).subject is Subject.FACTORS
-    is_new |= weights is not None and lacks_pooler(model, stored_tensors(weights).keys())
-    return head_modules(model, pooler=is_new)
 
 
 def head_modules(model: nn.Module, *, pooler: bool = True) -> frozenset[str]:

@@ -38,7 +38,6 @@ class TrainerLike(Protocol):
 
     def train(self) -> object:
         """Train in place; the result has a `training_loss`."""
-        ...
 
 
 _TAKES = ("model", "tokenizer", "data", "args")

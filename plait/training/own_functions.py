@@ -50,7 +50,6 @@ class LocalLoss(Protocol):
             logits: (labels, words) float32; of a classifier (examples, classes).
             labels: (labels,) int64, each the right word or class.
         """
-        ...
 
 
 Reward = Callable[[str, str, str], object]

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from plait.adapters import AdapterSpec, AdapterState, AdapterTask, Layout, parse_spec
 from plait.adapters.methods import is_quantised
-from plait.errors import BaseMismatchError, ConfigError, MachineError
+from plait.errors import ConfigError, MachineError
 from plait.system.machine import keep_freed_memory
 from plait.training.blueprint import AdapterTemplate, design_from_spec, load_base, read_base_config, silence
 from plait.training.device import Compute, check_four_bits, memory_for_steps
@@ -177,13 +177,7 @@ class ResidentBase:
         """The model with `state` in its adapter slot; valid until the next call."""
         slot = slot_digest(spec)
         if self._model is None or self._carried != slot:
-            model = self._attached(spec)
-            try:
-                check_layout(model, spec, base=self.directory.name)
-            except BaseMismatchError:
-                self._drop()
-                raise
-            self._model, self._carried = model, slot
+            self._model, self._carried = self._attached(spec), slot
         if self._bare is not None:
             self._bare.keep_embedding(on_host=slot == self._embedding_on_host)
         load_adapter(self._model, state)
@@ -222,6 +216,7 @@ class ResidentBase:
         model = attach(bare.model, peft_config_of(spec.peft_config), in_float32=self._adapter_in_float32)
         if bare.model.dtype != self.compute.dtype:
             model.to(self.compute.dtype)  # pyright: ignore[reportUnknownMemberType]
+        check_layout(model, spec, base=self.directory.name)
         self._bare = bare
         return model
 
