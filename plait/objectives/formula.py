@@ -62,9 +62,11 @@ class Formula(Protocol):
 
     def losses(self, sides: Sides) -> torch.Tensor:
         """The loss of each example, (examples,), in nats where the objective has a unit."""
+        ...
 
     def reward(self, reply: Reply) -> torch.Tensor:
         """The reward that the model gives each reply, (examples,), up to a term that both replies to a prompt share."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Baselines:
         inputs = TrainingInputs(
             examples,
             settings,
-            self.initial.flat,
+            self.initial,
             task=spec.task,
             pad_token=base.pad_token,
             tokenizer=base.tokenizer,

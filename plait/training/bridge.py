@@ -38,6 +38,7 @@ class TrainerLike(Protocol):
 
     def train(self) -> object:
         """Train in place; the result has a `training_loss`."""
+        ...
 
 
 _TAKES = ("model", "tokenizer", "data", "args")

@@ -16,12 +16,13 @@ from plait.data import Record, RecordKind
 from plait.errors import PartError
 from plait.objectives.formula import GRPO, formula_named
 from plait.rounds.evaluation import SequenceLosses
+from plait.rounds.local_model import Trained
 from plait.settings.choice import parse_choice
 from plait.training.conversations import converse
 from plait.training.device import device_of
 from plait.training.examples import IGNORED, Example, Tokenizer, digest_of, prompt_tokens
 from plait.training.generate import Sampling, Wanted, context_of, generate, writer_of
-from plait.training.learner import LocalTraining, TrainingInputs
+from plait.training.learner import TrainingInputs
 from plait.training.losses import BatchLoss, StepLoss, StepMemory
 from plait.training.own_functions import Reward, reward_named, value_of
 from plait.training.preferences import without_adapter
@@ -172,7 +173,7 @@ class GroupLoss(StepLoss):
         del loss
         return 0.0 - (self._rewards[-1] if self._rewards else 0.0)
 
-    def finished(self, done: LocalTraining) -> LocalTraining:
+    def finished(self, done: Trained) -> Trained:
         """With the mean reward, and how many completions had none."""
         self._grader.check()
         reward, refused = float(np.mean(self._rewards)), self._grader.refused

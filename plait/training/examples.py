@@ -108,12 +108,15 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: str | list[str], **options: object) -> dict[str, list[list[int]]]:
         """Token ids, and what the options request."""
+        ...
 
     def decode(self, tokens: Sequence[int], **options: object) -> str:
         """The text of token ids."""
+        ...
 
     def apply_chat_template(self, conversation: list[Turn], **options: object) -> str:
         """Render a conversation as text."""
+        ...
 
 
 def first_tokens(tokenizer: Tokenizer) -> list[int]:

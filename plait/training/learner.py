@@ -13,10 +13,10 @@ from itertools import groupby, islice
 import torch
 from torch import nn
 
-from plait.adapters import AdapterTask, Float32
+from plait.adapters import AdapterState, AdapterTask, Float32
 from plait.errors import ConfigError, MachineError
 from plait.objectives import SFT
-from plait.rounds.local_model import NOTHING, Carried, Moments, StepReport
+from plait.rounds.local_model import NOTHING, Carried, Moments, StepReport, Trained
 from plait.training.examples import Example, Tokenizer, count_labels, order
 from plait.wire.settings import Settings
 
@@ -42,11 +42,11 @@ _LEAST = 0.25  # no step makes the next one more than four times as long
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """The data, settings and starting point of one adapter's training; `start` (size,) is not changed."""
+    """The data, settings and starting point of one adapter's training."""
 
     examples: Sequence[Example]
     settings: Settings
-    start: Float32
+    start: AdapterState
     carried: Carried = NOTHING
     _: KW_ONLY
     task: AdapterTask = AdapterTask.CAUSAL_LM
@@ -54,33 +54,23 @@ class TrainingInputs:
     tokenizer: Tokenizer | None = None
 
 
-@dataclass(frozen=True)
-class LocalTraining:
-    """The result of a training run; `flat` (size,) is the adapter after."""
-
-    flat: Float32
-    report: StepReport
-    moments: Moments
-
-
 class Learner:
-    """One adapter in training, of tensors of these sizes; ConfigError if the moments are another's."""
+    """One adapter in training, of whose tensors some may train; ConfigError if the moments are another's."""
 
-    def __init__(
-        self, inputs: TrainingInputs, sizes: Sequence[int], trained: Sequence[bool], *, device: torch.device
-    ) -> None:
-        settings, carried = inputs.settings, inputs.carried
+    def __init__(self, inputs: TrainingInputs, trained: Sequence[bool], *, device: torch.device) -> None:
+        settings, carried, layout = inputs.settings, inputs.carried, inputs.start.layout
+        sizes = [slot.size for slot in layout.slots]
         if (before := carried.moments) and not (
-            len(before.mean) == len(before.square) == len(inputs.start) and len(before.steps) == len(sizes)
+            len(before.mean) == len(before.square) == layout.size and len(before.steps) == len(sizes)
         ):
             raise ConfigError(
                 f"the optimizer's moments are of {len(before.mean)} values in {len(before.steps)} tensors, "
-                f"expected {len(inputs.start)} in {len(sizes)}"
+                f"expected {layout.size} in {len(sizes)}"
             )
         self._inputs = inputs
-        self._sizes, self._trained = list(sizes), list(trained)
+        self._sizes, self._trained = sizes, list(trained)
         self._optimizer = FlatAdamW(
-            inputs.start, sizes, trained, weight_decay=settings.weight_decay, moments=before, device=device
+            inputs.start.flat, sizes, trained, weight_decay=settings.weight_decay, moments=before, device=device
         )
         self._origin = self._optimizer.master.clone() if settings.proximal else self._optimizer.master
         self._movement = None if carried.movement is None else torch.from_numpy(carried.movement)
@@ -179,7 +169,7 @@ class Learner:
         if mu := self._inputs.settings.proximal:
             self._optimizer.gradient.add_(self._optimizer.master - self._origin, alpha=mu)
 
-    def finish(self, seconds: float) -> LocalTraining:
+    def finish(self, seconds: float) -> Trained:
         """The result after steps that took this many seconds."""
         steps = len(self._losses)
         if not steps:
@@ -193,8 +183,8 @@ class Learner:
             learning_rate=self._rate or None,
             shortened=self._shortened / steps,
         )
-        flat = self._optimizer.master.cpu().numpy().copy()
-        return LocalTraining(flat, report, self._optimizer.moments(steps))
+        state = AdapterState(self._inputs.start.layout, self._optimizer.master.cpu().numpy().copy())
+        return Trained(state, report, self._optimizer.moments(steps))
 
 
 def schedule_factor(settings: Settings, step: float) -> float:

@@ -225,16 +225,14 @@ class PeftLocalModel:
             from plait.training.private_steps import train_privately
 
             groups = self.split(spec, settings).groups if settings.group_records else ()
-            done = train_privately(model, parameters, inputs, job.charge, memory=memory, groups=groups)
-        elif self.own_trainer is not None:
+            return train_privately(model, parameters, inputs, job.charge, memory=memory, groups=groups)
+        if self.own_trainer is not None:
             trained = trained_parameters(model, parameters, settings.trained)
             chosen = [parameter for parameter, trains in zip(parameters, trained, strict=True) if trains]
             with only_trained(parameters, trained):
                 report = self.own_trainer(model, self.base.tokenizer, inputs.examples, settings, chosen)
             return Trained(read_adapter(model, job.start), report)
-        else:
-            done = train_steps(model, parameters, inputs, objective=self.objective(settings), memory=memory)
-        return Trained(AdapterState(spec.layout, done.flat), done.report, done.moments)
+        return train_steps(model, parameters, inputs, objective=self.objective(settings), memory=memory)
 
     def inputs(self, job: TrainJob) -> TrainingInputs:
         """The learner's input for a job."""
@@ -243,7 +241,7 @@ class PeftLocalModel:
         return TrainingInputs(
             split.train,
             settings,
-            job.start.flat,
+            job.start,
             job.carried,
             task=job.spec.task,
             pad_token=self.base.pad_token,

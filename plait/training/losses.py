@@ -14,10 +14,10 @@ from torch import nn
 
 from plait.adapters import AdapterTask
 from plait.errors import MachineError
+from plait.rounds.local_model import Trained
 from plait.training.examples import Example, count_labels
 from plait.training.fused.kernels import SLICE_ELEMENTS_ON_GPU
 from plait.training.fused.language_model import FusedLanguageModel, recognise
-from plait.training.learner import LocalTraining
 
 if TYPE_CHECKING:
     from plait.training.model_losses import ModelLosses
@@ -65,7 +65,7 @@ class StepLoss:
         """What a step with this loss reports."""
         return loss
 
-    def finished(self, done: LocalTraining) -> LocalTraining:
+    def finished(self, done: Trained) -> Trained:
         """What the training reports."""
         return done
 

@@ -50,6 +50,7 @@ class LocalLoss(Protocol):
             logits: (labels, words) float32; of a classifier (examples, classes).
             labels: (labels,) int64, each the right word or class.
         """
+        ...
 
 
 Reward = Callable[[str, str, str], object]
@@ -113,7 +114,7 @@ class ChosenLoss(StepLoss):
         self._losses = BatchLoss(model, task=inputs.task, pad_token=inputs.pad_token).by_model()
         names = {id(parameter): key for key, parameter in model.named_parameters()}
         self._tensors = {names[id(parameter)]: parameter for parameter in parameters}
-        parts = torch.from_numpy(inputs.start.copy()).split([parameter.numel() for parameter in parameters])
+        parts = torch.from_numpy(inputs.start.flat.copy()).split([parameter.numel() for parameter in parameters])
         self._received = {
             names[id(parameter)]: part.view_as(parameter).to(parameter)
             for parameter, part in zip(parameters, parts, strict=True)

@@ -19,9 +19,10 @@ from plait.errors import ConfigError, check_abandoned
 from plait.privacy.client import Charge, RecordPrivacy
 from plait.privacy.mechanism import PrivateMean, length
 from plait.privacy.noise import Keystream, derived
+from plait.rounds.local_model import Trained
 from plait.training.examples import Example, count_labels
 from plait.training.fused.language_model import FusedLanguageModel, recognise
-from plait.training.learner import Learner, LocalTraining, TrainingInputs
+from plait.training.learner import Learner, TrainingInputs
 from plait.training.losses import StepMemory
 from plait.training.model_losses import ModelLosses
 from plait.training.trainer import SCALE_PER_EXAMPLE, follow, in_training, trained_parameters
@@ -123,7 +124,7 @@ def train_privately(
     *,
     memory: StepMemory | None = None,
     groups: Sequence[int] = (),
-) -> LocalTraining:
+) -> Trained:
     """Train so that no record shows, or no group of records where each example's is given.
 
     Loss, tokens and time are 0: no noise covers them. The key is secret.
@@ -137,9 +138,8 @@ def train_privately(
     if not settings.learning_rate:
         raise ConfigError("learning-rate is 0, expected a number: one that is found in the data would not be private")
     trained = trained_parameters(model, parameters, settings.trained)
-    sizes = [parameter.numel() for parameter in parameters]
-    learner = Learner(inputs, sizes, trained, device=parameters[0].device)
-    moves = np.repeat(trained, sizes)
+    learner = Learner(inputs, trained, device=parameters[0].device)
+    moves = np.repeat(trained, [parameter.numel() for parameter in parameters])
     gradients = ExampleGradients(
         model.train(),
         parameters,
@@ -149,7 +149,7 @@ def train_privately(
         recomputed=memory.recomputed if memory else 0,
     )
     mechanism, draws = privacy.mechanism, Keystream(derived(key, b"batches"))
-    noised = np.zeros(sum(sizes), np.float32)
+    noised = np.zeros(len(moves), np.float32)
     with in_training(parameters, trained, settings.seed):
         for step in range(settings.steps_taken):
             follow(parameters, learner.values)

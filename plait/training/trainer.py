@@ -16,9 +16,10 @@ from plait.adapters import AdapterTask
 from plait.data import Record, RecordKind
 from plait.errors import ConfigError, check_abandoned
 from plait.rounds.evaluation import SequenceLosses, Sums, together
+from plait.rounds.local_model import Trained
 from plait.training.device import device_of
 from plait.training.examples import Example, Tokenizer, count_labels, digest_of
-from plait.training.learner import Learner, LocalTraining, TrainingInputs, copy_all
+from plait.training.learner import Learner, TrainingInputs, copy_all
 from plait.training.losses import (
     BatchLoss,
     StepLoss,
@@ -84,7 +85,7 @@ def train_steps(
     on_step: Callable[[int, float], None] = lambda _step, _loss: None,
     objective: TrainingObjective | None = None,
     memory: StepMemory | None = None,
-) -> LocalTraining:
+) -> Trained:
     """Train an adapter for the settings' optimizer steps.
 
     The model computes with `parameters`, in layout order, which follow a float32 master and may be in another type
@@ -93,8 +94,7 @@ def train_steps(
     """
     started, settings, memory = time.perf_counter(), inputs.settings, memory or StepMemory()
     trained = trained_parameters(model, parameters, settings.trained)
-    sizes = [each.numel() for each in parameters]
-    learner = Learner(inputs, sizes, trained, device=parameters[0].device)
+    learner = Learner(inputs, trained, device=parameters[0].device)
     step_loss = (objective or TrainingObjective()).loss(model, parameters, inputs, memory)
     model.train(not step_loss.without_dropout)
     gradients = StepGradients(parameters, step_loss, settings, memory, LossScale.of(model.parameters()))

@@ -235,7 +235,7 @@ class Measure:
             train_steps(
                 built.model,
                 built.parameters,
-                TrainingInputs(examples, replace(settings, local_steps=count), built.made.initial.flat),
+                TrainingInputs(examples, replace(settings, local_steps=count), built.made.initial),
                 memory=memory,
                 on_step=ended,
             )

@@ -121,11 +121,11 @@ class _Client:
         done = train_steps(
             model,
             adapter_parameters(model, spec.layout),
-            TrainingInputs(examples, settings, initial.flat, task=spec.task),
+            TrainingInputs(examples, settings, initial, task=spec.task),
             memory=memory,
         )
         found = measure_losses(model, examples, task=spec.task, batch_size=3)
-        return _flat(done.flat, np.divide(found.losses, found.counts), read_adapter(model, initial).flat)
+        return _flat(done.state.flat, np.divide(found.losses, found.counts), read_adapter(model, initial).flat)
 
 
 def _method(name: str, compute: Compute) -> Array:
@@ -154,10 +154,10 @@ def _private(compute: Compute) -> Array:
 
     privacy = RecordPrivacy(records=6, batch=4, noise=2e-4, delta=1e-5, epsilon=float("inf"), clip_norm=0.5)
     done = train_privately(
-        model, adapter_parameters(model, spec.layout), TrainingInputs(rows(), SETTINGS, initial.flat),
+        model, adapter_parameters(model, spec.layout), TrainingInputs(rows(), SETTINGS, initial),
         Charge(privacy, b"k" * 32, 0.0),
     )  # fmt: skip
-    return _flat(done.flat)
+    return _flat(done.state.flat)
 
 
 def _preferences(compute: Compute) -> Array:

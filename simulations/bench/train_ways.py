@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments, default_data_collator
 
-from plait.adapters import AdapterState, AdapterTask
+from plait.adapters import AdapterTask
 from plait.adapters.method import AdapterRequest
 from plait.rounds.local_model import Carried
 from plait.training.blueprint import AdapterTemplate, design, read_base_config
@@ -89,10 +89,10 @@ def plait(work: Workload) -> Way:
         done = train_steps(
             model,
             adapter_parameters(model, design.spec.layout),
-            TrainingInputs(examples, _settings(work, steps), state.flat, Carried(moments=moments)),
+            TrainingInputs(examples, _settings(work, steps), state, Carried(moments=moments)),
             on_step=lambda _, loss: last.append(loss),
         )
-        state, moments = AdapterState(design.spec.layout, done.flat), done.moments
+        state, moments = done.state, done.moments
         return last[-1]
 
     return way

@@ -10,12 +10,12 @@ import torch
 
 from plait.adapters import AdapterState, AdapterTask
 from plait.adapters.method import AdapterRequest
-from plait.rounds.local_model import NOTHING, Carried
+from plait.rounds.local_model import NOTHING, Carried, Trained
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.device import Compute
 from plait.training.examples import Example
-from plait.training.learner import LocalTraining, TrainingInputs
+from plait.training.learner import TrainingInputs
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
 from plait.wire.settings import Settings
@@ -35,12 +35,12 @@ def designed(tiny: LocatedBase, method: str = "lora", *, seed: int = 7, **option
 def train_on(
     base: ResidentBase, made: AdapterTemplate, rows: Sequence[Example], settings: Settings, *,
     state: AdapterState | None = None, carried: Carried = NOTHING, **options: Any,
-) -> LocalTraining:  # fmt: skip
+) -> Trained:  # fmt: skip
     """Train an adapter from its initial values, or from others."""
     state = state or made.initial
     model = base.with_adapter(made.spec, state)
     parameters = adapter_parameters(model, made.spec.layout)
-    return train_steps(model, parameters, TrainingInputs(rows, settings, state.flat, carried), **options)
+    return train_steps(model, parameters, TrainingInputs(rows, settings, state, carried), **options)
 
 
 def moved(made: AdapterTemplate, seed: int = 1) -> AdapterState:

@@ -105,7 +105,7 @@ settings = Settings(
 )
 train_steps(
     model, adapter_parameters(model, made.spec.layout),
-    TrainingInputs([Example(row, row)], settings, made.initial.flat),
+    TrainingInputs([Example(row, row)], settings, made.initial),
     memory=StepMemory(recomputed=2),
 )
 size = size_of(config, made.spec, value_bytes=2, on_cpu=True, training=Training.of(settings))

@@ -6,13 +6,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSequenceClassification
 
-from plait.adapters import AdapterTask
+from plait.adapters import AdapterState, AdapterTask
 from plait.errors import ConfigError
 from plait.privacy.client import Charge, RecordPrivacy
+from plait.rounds.local_model import Trained
 from plait.training.examples import IGNORED, Example, count_labels
 from plait.training.fused import language_model
 from plait.training.fused.language_model import recognise
-from plait.training.learner import Learner, LocalTraining, TrainingInputs
+from plait.training.learner import Learner, TrainingInputs
 from plait.training.losses import BatchLoss, StepMemory
 from plait.training.private_steps import ExampleGradients, Units, train_privately
 from plait.training.resident import adapter_parameters
@@ -143,14 +144,13 @@ SILENT = RecordPrivacy(records=6, batch=6, noise=2e-4, delta=1e-5, epsilon=float
 
 def trained(
     resident, blueprint, privacy, *, rows=ROWS, key=KEY, start=None, memory=None, groups=(), **settings
-) -> LocalTraining:
+) -> Trained:
     model = resident.with_adapter(blueprint.spec, blueprint.initial)
-    start = np.random.default_rng(1).normal(0, 0.05, blueprint.spec.layout.size) if start is None else start
-    return train_privately(
-        model, adapter_parameters(model, blueprint.spec.layout),
-        TrainingInputs(rows, replace(SETTINGS, **settings), start.astype(np.float32)), Charge(privacy, key, 0.0),
-        memory=memory, groups=groups,
-    )  # fmt: skip
+    layout = blueprint.spec.layout
+    start = np.random.default_rng(1).normal(0, 0.05, layout.size) if start is None else start
+    inputs = TrainingInputs(rows, replace(SETTINGS, **settings), AdapterState(layout, start.astype(np.float32)))
+    charge = Charge(privacy, key, 0.0)
+    return train_privately(model, adapter_parameters(model, layout), inputs, charge, memory=memory, groups=groups)
 
 
 @pytest.fixture
@@ -224,8 +224,8 @@ def test_a_group_s_sum_is_clipped_and_no_step_has_more_of_it_than_agreed(residen
 def test_one_key_gives_one_result_and_another_key_another(resident, blueprint):
     privacy = replace(SILENT, batch=3, noise=1.0)
     first, again, other = (trained(resident, blueprint, privacy, key=key) for key in (KEY, KEY, b"o" * 32))
-    assert first.flat.tobytes() == again.flat.tobytes()
-    assert first.flat.tobytes() != other.flat.tobytes()
+    assert first.state.flat.tobytes() == again.state.flat.tobytes()
+    assert first.state.flat.tobytes() != other.state.flat.tobytes()
 
 
 def test_blocks_are_computed_twice_as_planned_and_nothing_else_is_given_up(resident, blueprint, monkeypatch):
@@ -239,7 +239,8 @@ def test_blocks_are_computed_twice_as_planned_and_nothing_else_is_given_up(resid
     monkeypatch.setattr(language_model, "run_block", watched)
     memory = StepMemory(recomputed=1, cuts=2, slice_elements=1)
     found = [
-        trained(resident, blueprint, SILENT, memory=given, local_steps=1).flat.tobytes() for given in (None, memory)
+        trained(resident, blueprint, SILENT, memory=given, local_steps=1).state.flat.tobytes()
+        for given in (None, memory)
     ]
     assert found[0] == found[1]
     half = len(twice) // 2

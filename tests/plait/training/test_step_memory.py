@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from plait.errors import MachineError
+from plait.rounds.local_model import Trained
 from plait.training import losses, trainer
 from plait.training.blueprint import AdapterTemplate
 from plait.training.examples import Example
 from plait.training.fused.language_model import FusedLanguageModel
 from plait.training.generate import Sampling, TextGenerator
-from plait.training.learner import LocalTraining
 from plait.training.losses import ALL_BLOCKS, StepMemory
 from plait.training.resident import ResidentBase
 from plait.training.trainer import LossScale, measure_losses
@@ -34,7 +34,7 @@ def rows() -> list[Example]:
 def train(resident: ResidentBase, blueprint: AdapterTemplate) -> Callable[[StepMemory], np.ndarray]:
     """Trains the same adapter; gives its values."""
 
-    return lambda memory: train_on(resident, blueprint, rows(), SETTINGS, memory=memory).flat
+    return lambda memory: train_on(resident, blueprint, rows(), SETTINGS, memory=memory).state.flat
 
 
 @pytest.mark.parametrize("blocks", [1, ALL_BLOCKS])
@@ -134,8 +134,8 @@ def halves(tiny) -> ResidentBase:
     return held(tiny, torch.float16)
 
 
-def movement(done: LocalTraining, made: AdapterTemplate) -> np.ndarray:
-    return done.flat - made.initial.flat
+def movement(done: Trained, made: AdapterTemplate) -> np.ndarray:
+    return done.state.flat - made.initial.flat
 
 
 @pytest.mark.slow
@@ -166,8 +166,8 @@ def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along
     assert factors[0] == 2.0**25 > factors[-1]
     assert len(set(factors[-4:])) == 1, "what was found is kept for the next steps"
     assert done.moments.steps == plain.moments.steps, "no step is lost"
-    assert np.isfinite(done.flat).all()
-    close = np.linalg.norm(done.flat - plain.flat) / np.linalg.norm(movement(plain, blueprint))
+    assert np.isfinite(done.state.flat).all()
+    close = np.linalg.norm(done.state.flat - plain.state.flat) / np.linalg.norm(movement(plain, blueprint))
     assert close < 0.1
 
 
@@ -185,7 +185,7 @@ def test_a_step_whose_losses_overflow_is_left_out_and_a_training_of_such_steps_i
     monkeypatch.setattr(trainer.BatchLoss, "__call__", overflowing)
     bad = range(3, 5)  # the two micro-batches of the second step
     done = train_on(halves, blueprint, rows(), HALVES)
-    assert np.isfinite(done.flat).all()
+    assert np.isfinite(done.state.flat).all()
     assert set(done.moments.steps) == {2}
     assert calls == 6, "a smaller factor would not help"
     bad = range(100)

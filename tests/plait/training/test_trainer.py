@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from client.task import Abandonment
-from plait.adapters import AdapterState, AdapterTask, norm, subtract
+from plait.adapters import AdapterState, AdapterTask, Layout, norm, subtract
 from plait.errors import Abandoned
-from plait.rounds.local_model import NOTHING, Carried
+from plait.rounds.local_model import NOTHING, Carried, Trained
 from plait.training import trainer
 from plait.training.blueprint import AdapterTemplate
 from plait.training.examples import IGNORED, Example
-from plait.training.learner import EPSILON, FlatAdamW, Learner, LocalTraining, TrainingInputs, schedule_factor
+from plait.training.learner import EPSILON, FlatAdamW, Learner, TrainingInputs, schedule_factor
 from plait.training.losses import BatchLoss
 from plait.training.model_losses import ModelLosses
 from plait.training.resident import ResidentBase, adapter_parameters, read_adapter
@@ -35,7 +35,7 @@ def rows(resident: ResidentBase) -> list[Example]:
 def trained(
     resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example], settings: Settings
 ) -> AdapterState:
-    return AdapterState(blueprint.spec.layout, train_on(resident, blueprint, rows, settings).flat)
+    return train_on(resident, blueprint, rows, settings).state
 
 
 def beginning(blueprint: AdapterTemplate) -> np.ndarray:
@@ -53,11 +53,12 @@ def learner_of(
     task: AdapterTask = AdapterTask.CAUSAL_LM,
     carried: Carried = NOTHING,
 ) -> Learner:
-    inputs = TrainingInputs(examples, settings, start, carried, task=task)
-    return Learner(inputs, sizes, trained or [True] * len(sizes), device=torch.device("cpu"))
+    state = AdapterState(Layout.of({str(place): (size,) for place, size in enumerate(sizes)}), start)
+    inputs = TrainingInputs(examples, settings, state, carried, task=task)
+    return Learner(inputs, trained or [True] * len(sizes), device=torch.device("cpu"))
 
 
-Run = Callable[..., LocalTraining]
+Run = Callable[..., Trained]
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def run(resident: ResidentBase, blueprint: AdapterTemplate, rows: list[Example])
     def train(
         settings: Settings, state: AdapterState | None = None, *, examples: list[Example] = rows,
         clipped_to: float = 100.0, **options: Any,
-    ) -> LocalTraining:  # fmt: skip
+    ) -> Trained:  # fmt: skip
         state = state or AdapterState(blueprint.spec.layout, beginning(blueprint))
         settings = replace(settings, batch_size=len(examples), max_grad_norm=clipped_to)
         return train_on(resident, blueprint, examples, settings, state=state, **options)
@@ -127,10 +128,10 @@ def test_a_step_predicts_a_fall_of_a_quarter_of_the_loss_at_most_and_the_first_o
     loss.backward()
     gradient = torch.cat([cast("torch.Tensor", each.grad).flatten() for each in parameters]).double().numpy()
 
-    def step(rate: float, clipped_to: float) -> tuple[float, LocalTraining]:
+    def step(rate: float, clipped_to: float) -> tuple[float, Trained]:
         settings = replace(SETTINGS, local_steps=1, learning_rate=rate)
         done = run(settings, state=state, clipped_to=clipped_to)
-        return float(gradient @ (state.flat.astype(np.float64) - done.flat)), done
+        return float(gradient @ (state.flat.astype(np.float64) - done.state.flat)), done
 
     small, _ = step(1e-4, 100.0)
     assert step(2e-4, 100.0)[0] == pytest.approx(2 * small, rel=1e-2)
@@ -158,16 +159,16 @@ def test_the_steps_after_the_first_take_the_learning_rate_that_it_found(run):
     rate = found.report.learning_rate
     assert rate
     given = run(replace(SETTINGS, learning_rate=rate))
-    np.testing.assert_allclose(found.flat, given.flat, atol=1e-2 * rate)
+    np.testing.assert_allclose(found.state.flat, given.state.flat, atol=1e-2 * rate)
     again = run(unknown, carried=Carried(learning_rate=rate))
-    np.testing.assert_array_equal(again.flat, given.flat)
+    np.testing.assert_array_equal(again.state.flat, given.state.flat)
     assert again.report.learning_rate == rate
     higher = replace(unknown, found_rate_factor=2.0)
     one = run(replace(higher, local_steps=1))
-    np.testing.assert_array_equal(one.flat, run(replace(unknown, local_steps=1)).flat)
+    np.testing.assert_array_equal(one.state.flat, run(replace(unknown, local_steps=1)).state.flat)
     assert one.report.learning_rate == 2 * rate
     again = run(higher, carried=Carried(learning_rate=rate))
-    np.testing.assert_array_equal(again.flat, given.flat)
+    np.testing.assert_array_equal(again.state.flat, given.state.flat)
 
 
 def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does_not_move():
@@ -180,7 +181,7 @@ def test_no_rate_is_found_that_is_larger_than_a_tensor_which_the_first_step_does
         learner = learner_of([Example(tokens, tokens)], settings, start, [2, 2, 1], trained=trained, task=task)
         learner.step([torch.full((2,), 0.5), torch.zeros(2), torch.zeros(1)], 2.0)
         done = learner.finish(0.0)
-        return done.report.learning_rate, -float(done.flat[0])
+        return done.report.learning_rate, -float(done.state.flat[0])
 
     everything, language, classes = (True, True, True), AdapterTask.CAUSAL_LM, AdapterTask.CLASSIFICATION
     assert found(0.3, everything, language) == pytest.approx((0.3, 0.3))
@@ -244,7 +245,7 @@ def test_no_rate_is_found_where_nothing_can_be_learned():
     for loss in (0.0, 2.0):
         learner.step([torch.zeros(2), torch.zeros(1)], loss)
     still = learner.finish(0.0)
-    np.testing.assert_array_equal(still.flat, start)
+    np.testing.assert_array_equal(still.state.flat, start)
     assert still.report.learning_rate is None
     learner.step([torch.ones(2), torch.ones(1)], 2.0)
     rate = learner.finish(0.0).report.learning_rate
@@ -293,7 +294,7 @@ def test_only_the_trained_side_moves(run, resident, blueprint, side):
     values = np.random.default_rng(2).normal(0, 0.02, blueprint.spec.layout.size).astype(np.float32)
     before = AdapterState(blueprint.spec.layout, values)
     done = run(settings, state=before)
-    after = AdapterState(blueprint.spec.layout, done.flat)
+    after = done.state
     for number, slot in enumerate(blueprint.spec.layout.slots):
         same = before[slot.name] == after[slot.name]
         trains = f"lora_{side}" in slot.name
@@ -305,7 +306,7 @@ def test_only_the_trained_side_moves(run, resident, blueprint, side):
 
 def test_fedprox_pulls_towards_the_adapter_received(run, blueprint):
     plain, pulled = (run(replace(SETTINGS, local_steps=2, proximal=mu)).moments.mean for mu in (0, 0.5))
-    once = run(replace(SETTINGS, local_steps=1)).flat
+    once = run(replace(SETTINGS, local_steps=1)).state.flat
     # The running mean takes a tenth of each gradient, and only the second step stands away from where it began.
     expected = 0.1 * 0.5 * (once - beginning(blueprint))
     assert np.abs(expected).max() > 1e-4
@@ -317,12 +318,12 @@ def test_carried_moments_make_two_runs_one(run, blueprint):
     whole = run(replace(SETTINGS, local_steps=4))
     settings = replace(SETTINGS, local_steps=2)
     half = run(settings)
-    state = AdapterState(blueprint.spec.layout, half.flat)
+    state = half.state
     rest, forgetful = (run(settings, state=state, carried=Carried(moments=m)) for m in (half.moments, None))
     assert rest.moments.steps == whole.moments.steps == (4,) * len(blueprint.spec.layout.slots)
-    step = np.linalg.norm(whole.flat - half.flat)
-    assert np.linalg.norm(rest.flat - whole.flat) < 1e-2 * step
-    assert np.linalg.norm(forgetful.flat - whole.flat) > 0.1 * step
+    step = np.linalg.norm(whole.state.flat - half.state.flat)
+    assert np.linalg.norm(rest.state.flat - whole.state.flat) < 1e-2 * step
+    assert np.linalg.norm(forgetful.state.flat - whole.state.flat) > 0.1 * step
 
 
 def test_training_stops_at_the_step_at_which_its_task_is_abandoned(run):
