@@ -164,20 +164,16 @@ def _hash_range(path: Path, begin: int, end: int) -> str:
 def _config_hash(path: Path) -> str:
     try:
         # Not as strict as for a peer's JSON: transformers itself writes Infinity into some configurations.
-        config = cast("Json", read_json(path.read_bytes()))
-        return hashlib.sha256(_canonical(_without_volatile(config))).hexdigest()
+        config = cast("Json", read_json(path.read_bytes(), pairs=_without_volatile))
+        return hashlib.sha256(_canonical(config)).hexdigest()
     except FileNotFoundError as error:
         raise DataError(f"'{path}' is missing, expected a model directory") from error
     except ValueError as error:
         raise DataError(f"'{path}' is not JSON ({error}), expected a model's configuration") from error
 
 
-def _without_volatile(value: Json) -> Json:
-    if isinstance(value, dict):
-        return {key: _without_volatile(item) for key, item in value.items() if key not in VOLATILE_CONFIG_KEYS}
-    if isinstance(value, list):
-        return [_without_volatile(item) for item in value]
-    return value
+def _without_volatile(pairs: list[tuple[str, Json]]) -> Json:
+    return {key: value for key, value in pairs if key not in VOLATILE_CONFIG_KEYS}
 
 
 def _canonical(value: Json) -> bytes:

@@ -5,14 +5,15 @@ A layout follows from base and configuration, so under a kilobyte is enough for 
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from plait.adapters.state import Layout
 from plait.errors import PeerError
@@ -99,15 +100,12 @@ class AdapterSpec:
         return hashlib.sha256(self.text.encode() + self.layout.digest).digest()
 
 
-_MOST_PARENTS = 256
-
-
 @dataclass(frozen=True)
 class Parent:
     """One of the adapters that a run started from, by the SHA-256 of its safetensors file, hexadecimal."""
 
-    digest: str
-    weight: float = 1.0
+    digest: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\z")]
+    weight: Annotated[float, Field(strict=True, allow_inf_nan=False)] = 1.0
 
     def to_json(self) -> dict[str, Json]:
         """For ledgers and for an adapter's own metadata."""
@@ -116,21 +114,13 @@ class Parent:
 
 def parents_from(value: Json) -> tuple[Parent, ...]:
     """The inverse of `Parent.to_json` for several parents, from anybody (PeerError); none for None."""
-    if value is None:
-        return ()
-    rows: Sequence[Json] = value if isinstance(value, list) else [None]
-    if len(rows) > _MOST_PARENTS:
-        raise PeerError(f"parents of the adapter are {len(rows)}, expected at most {_MOST_PARENTS}")
-    return tuple(_parent(row) for row in rows)
+    try:
+        return () if value is None else _PARENTS.validate_python(value)
+    except ValidationError as error:
+        raise PeerError("parents of the adapter are no list of digests and weights as plait writes them") from error
 
 
-def _parent(row: Json) -> Parent:
-    fields: Mapping[str, Json] = row if isinstance(row, dict) else {}
-    digest, weight = fields.get("digest"), fields.get("weight")
-    sound = isinstance(digest, str) and is_fingerprint(digest)
-    if not sound or not isinstance(weight, (int, float)) or isinstance(weight, bool) or not math.isfinite(weight):
-        raise PeerError("a parent of the adapter has no digest and weight as plait writes them")
-    return Parent(str(digest), float(weight))
+_PARENTS = TypeAdapter(Annotated[tuple[Parent, ...], Field(max_length=256)])
 
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")

@@ -135,11 +135,7 @@ def _is_stored(geometry: Geometry, directory: Path) -> bool:
 
 
 def _usage(source: Source, directory: str) -> str:
-    auto_class = AUTO_CLASS[source.spec.task]
-    return "\n".join(
-        (
-            f"from transformers import AutoTokenizer, {auto_class}",
-            f"model = {auto_class}.from_pretrained({json.dumps(directory)})",
-            f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(directory)})",
-        )
-    )
+    auto_class, place = AUTO_CLASS[source.spec.task], json.dumps(directory)
+    return f"""from transformers import AutoTokenizer, {auto_class}
+model = {auto_class}.from_pretrained({place})
+tokenizer = AutoTokenizer.from_pretrained({place})"""
