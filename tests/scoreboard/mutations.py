@@ -251,10 +251,8 @@ def _trainers_directory_first() -> None:
 
 
 def _links_are_followed() -> None:
-    put("plait.system.files:_link", lambda path, facts: "")
-    mode = module("plait.system.files")._mode
-    # Linux gives every link the mode 0777, which would be told instead.
-    put("plait.system.files:_mode", lambda path, facts: "" if path.is_symlink() else mode(path, facts))
+    look = module("plait.system.files")._itself_and_below
+    put("plait.system.files:_itself_and_below", lambda path, depth: look(path.resolve(), depth))
 
 
 def _finite() -> None:

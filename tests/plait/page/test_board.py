@@ -47,7 +47,7 @@ def test_its_figures_are_those_of_a_report(events):
         assert document["rounds"][str(number)]["loss"] == evaluation.loss
     for name, score in max(view.evaluations.items())[1].by_client.items() if view.evaluations else ():
         assert document["clients"][name]["loss"] == score.loss
-    for number, traffic in view.traffic_by_round.items():
+    for number, traffic in view.sent_by_round.items():
         assert document["rounds"][str(number)]["uplink_bytes"] == traffic.uplink_bytes
         assert document["rounds"][str(number)]["downlink_bytes"] == traffic.downlink_bytes
 
