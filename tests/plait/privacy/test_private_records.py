@@ -154,7 +154,7 @@ def test_an_update_that_says_too_little_or_too_much_does_not_count(begin, monkey
 
     def listening(*args):
         made = log(*args)
-        made._log.refusal = lambda number, answer, reason, detail: seen.append((reason, detail))
+        made._log.refusal = lambda number, client, reason, detail, **rest: seen.append((reason, detail))
         return made
 
     federation._coordinator = listening

@@ -155,13 +155,16 @@ def test_an_overflow_is_tried_again_with_half_the_factor_and_never_stepped_along
     plain = train_on(halves, blueprint, rows(), HALVES)
     monkeypatch.setattr(trainer, "FIRST_SCALE", 2.0**25)
     factors: list[float] = []
-    honest = LossScale.applied
+    honest = LossScale.settle
 
-    def seen(self: LossScale, loss: torch.Tensor) -> torch.Tensor:
-        factors.append(self.factor)
-        return honest(self, loss)
+    def seen(self: LossScale, attempt: Callable[[], tuple[float, bool]]) -> tuple[float, bool]:
+        def attempted() -> tuple[float, bool]:
+            factors.append(self.factor)
+            return attempt()
 
-    monkeypatch.setattr(LossScale, "applied", seen)
+        return honest(self, attempted)
+
+    monkeypatch.setattr(LossScale, "settle", seen)
     done = train_on(halves, blueprint, rows(), HALVES)
     assert factors[0] == 2.0**25 > factors[-1]
     assert len(set(factors[-4:])) == 1, "what was found is kept for the next steps"
