@@ -68,7 +68,7 @@ class Node:
             lambda: EnrolmentAttempt(settings.name, settings.kit.node_key if settings.kit else None),
             sessions=sessions,
             backoff=backoff(),
-            explain=lambda: explain(settings.server.host, settings.server.port, settings.kit),
+            explain=lambda: explain(settings.server, settings.kit),
             post=post,
         )
         self._run: OfferedRun | None = None

@@ -183,9 +183,9 @@ def _options() -> Iterator[inspect.Parameter]:
     hints = get_type_hints(CommandOptions, include_extras=True)
     for name, hint in sorted(hints.items(), key=lambda each: each[0] not in CommandOptions.__required_keys__):
         kind, help_text = get_args(hint)
-        default = inspect.Parameter.empty if name in CommandOptions.__required_keys__ else usual.get(kind, ())
-        if name in ("device", "dtype"):
-            default = "auto"
+        default: object = "auto" if name in ("device", "dtype") else usual.get(kind, ())
+        if name in CommandOptions.__required_keys__:
+            (kind,), default = get_args(kind), inspect.Parameter.empty
         option = typer.Option(f"--{name.replace('_', '-')}", help=help_text)
         if name == "allow_plugins":
             kind, option = list[str], typer.Option("--allow-plugin", help=help_text, metavar="MODULE")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, TypeAlias, TypedDict, Unpack
+from typing import Annotated, Required, TypeAlias, TypedDict, Unpack
 
 import platformdirs
 
@@ -133,13 +133,10 @@ def identity_of(kit: ClientKit) -> NodeIdentity:
 Place: TypeAlias = str | PathLike[str] | None
 
 
-class _Server(TypedDict):
-    server: Annotated[str, "Address of the server, HOST:PORT."]
-
-
-class NodeOptions(_Server, total=False):
+class NodeOptions(TypedDict, total=False):
     """An operator's options for a node, with their help; by default empty, 0, off or auto."""
 
+    server: Annotated[Required[str], "Address of the server, HOST:PORT."]
     split: Annotated[str, "Split to train on, or TRAIN,HELD_OUT; see plait simulate."]
     group: Annotated[str, "Column of your data that names whom a record belongs to; by default the run's."]
     kit: Annotated[Place, "This node's start-up kit, from `plait provision`."]
@@ -169,13 +166,10 @@ class NodeOptions(_Server, total=False):
     ]
 
 
-class _Data(TypedDict):
-    data: Annotated[str, "Your data, as in plait simulate. It never leaves this machine."]
-
-
-class CommandOptions(NodeOptions, _Data, total=False):
+class CommandOptions(NodeOptions, total=False):
     """The same with what a program gives as objects."""
 
+    data: Annotated[Required[str], "Your data, as in plait simulate. It never leaves this machine."]
     columns: Annotated[str, "Columns that have other names, such as text=body; see plait simulate."]
     base: Annotated[
         str, "The run's base, if it has another name or path on this machine; NAME=DIR,NAME=DIR for several."

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Self, TextIO
@@ -128,18 +129,17 @@ class TaskAnswer:
 
     kind: pb.Content
     data: bytes
-    sha256: bytes
     failure: str = ""
 
-    @classmethod
-    def of(cls, kind: pb.Content, data: bytes, *, failure: str = "") -> Self:
-        """An answer and its digest."""
-        return cls(kind, data, hashlib.sha256(data).digest(), failure)
+    @cached_property
+    def sha256(self) -> bytes:
+        """The digest of its bytes."""
+        return hashlib.sha256(self.data).digest()
 
     @classmethod
     def failed(cls, cause: str) -> Self:
         """One line with the reason for no answer."""
-        return cls.of(pb.CONTENT_ERROR, shown(cause).encode(), failure=shown(cause))
+        return cls(pb.CONTENT_ERROR, shown(cause).encode(), failure=shown(cause))
 
 
 class Abandonment:
@@ -289,7 +289,7 @@ def participant_runner(
         except Exception as error:
             # Libraries raise anything; the node outlives it.
             return TaskAnswer.failed(failure(error))
-        return TaskAnswer.of(pb.CONTENT_PLAIT, data, failure=_refusal_in(data, refusal))
+        return TaskAnswer(pb.CONTENT_PLAIT, data, failure=_refusal_in(data, refusal))
 
     return TaskRunner(capacity, answer)
 
@@ -307,7 +307,7 @@ def _refusal_in(data: bytes, in_full: Callable[[], str]) -> str:
 def declining_runner(run: OfferedRun, name: str, error: PlaitError) -> TaskRunner:
     """Reports to the server why this node takes no part in a run; it needs no base and no data."""
     reason = RefusalReason.POLICY if isinstance(error, PolicyError) else RefusalReason.BASE_MISMATCH
-    refused = TaskAnswer.of(pb.CONTENT_PLAIT, encode_reply(Refusal(name, reason, str(error))), failure=str(error))
+    refused = TaskAnswer(pb.CONTENT_PLAIT, encode_reply(Refusal(name, reason, str(error))), failure=str(error))
 
     def answer(task: ClientTask, body: bytes) -> TaskAnswer:
         del task, body

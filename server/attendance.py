@@ -17,7 +17,7 @@ from plait.trust.keys import PUBLIC_KEY_BYTES, verify
 from plait.trust.register import Register, Verdict
 from plait.v1 import federation_pb2 as pb
 from server.guard import Context, EnrolmentRefused, Revocation, certified_name, refusal_of
-from server.hosting import HostedRun, Hosting
+from server.hosting import Hosting
 from server.monitoring import Metrics, log
 from server.sessions import REPLACED_DETAIL, Fitness, NodeSession
 from server.uploads import Limits, TransferRefused
@@ -239,7 +239,10 @@ class Attendance:
                     raise EnrolmentRefused(
                         pb.REFUSED_REASON_BASE_MISMATCH, f"base is {has}..., expected {expected.hex()[:12]}..."
                     )
-                self._make_ready(run, session, event.ready)
+                methods = tuple(method[:_MAX_TEXT] for method in event.ready.methods[:_MAX_METHODS])
+                fitness = _fitness(methods, event.ready.memory_bytes, event.ready.device[:_MAX_TEXT])
+                log("ready", node=session.node.name, device=fitness.device, memory_bytes=fitness.memory_bytes)
+                run.tasks.make_ready(session, fitness)
             case "progress":
                 session.doing, session.doing_since = event.progress.doing[:_MAX_TEXT], time.monotonic()
             case "answer":
@@ -267,12 +270,6 @@ class Attendance:
         else:
             self._sessions.leave(session)
 
-    def _make_ready(self, run: HostedRun, session: NodeSession, ready: pb.Ready) -> None:
-        methods = tuple(method[:_MAX_TEXT] for method in ready.methods[:_MAX_METHODS])
-        fitness = _fitness(methods, ready.memory_bytes, ready.device[:_MAX_TEXT])
-        log("ready", node=session.node.name, device=fitness.device, memory_bytes=fitness.memory_bytes)
-        run.tasks.make_ready(session, fitness)
-
 
 async def _next(call: Context) -> pb.FromNode | None:
     event = await call.read()
@@ -283,7 +280,5 @@ def _log_broken(session: NodeSession, error: Exception) -> None:
     log("line-broken", node=session.node.name, detail=type(error).__name__)
 
 
-@lru_cache(maxsize=256)
-def _fitness(methods: tuple[str, ...], memory_bytes: int, device: str) -> Fitness:
-    """One object for all nodes that report the same, as most do."""
-    return Fitness(methods, memory_bytes, device)
+_fitness = lru_cache(maxsize=256)(Fitness)
+"""One object for all nodes that report the same, as most do."""

@@ -5,8 +5,6 @@ included, is refused if the register does not know the certificate's name in its
 per name are limited. A node whose key is revoked leaves at once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import time
@@ -161,9 +159,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]],
+        continuation: "Callable[[grpc.HandlerCallDetails], Awaitable[_Handler | None]]",
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> _Handler | None:
+    ) -> "_Handler | None":
         """The handler of a call, guarded; None if there is none."""
         handler = await continuation(handler_call_details)
         return None if handler is None else self._guarded(handler, handler_call_details.method)

@@ -29,11 +29,11 @@ from urllib.parse import quote, unquote
 from plait.errors import ConfigError, MachineError, PeerError
 from plait.system.files import (
     begin_to_store,
-    cannot_write,
     ensure_private_directory,
     failures_to,
     fsync_directory,
     map_file,
+    writes_to,
 )
 from plait.transport.protocol import DIGEST_BYTES, Data
 
@@ -87,10 +87,8 @@ class Incoming:
             if len(data) > missing_bytes:
                 raise PeerError(f"answer has more than the {self._size} bytes that were announced")
             self._check_open()
-            try:
+            with writes_to(self._path, needed_bytes=missing_bytes):
                 self._file.write(data)
-            except OSError as error:
-                raise cannot_write(self._path, error, needed_bytes=missing_bytes) from error
             if self._durable and self._written - self._handed >= _STORED_BYTES:
                 # Earlier writes have left the file's buffer.
                 begin_to_store(self._file.fileno(), HEADER_BYTES + self._handed, self._written - self._handed)
@@ -105,7 +103,7 @@ class Incoming:
             if self._written < self._size:
                 raise PeerError(f"answer ends after {self._written} bytes, expected {self._size}")
             self._check_open()
-            try:
+            with writes_to(self._path):
                 if self._sha256() != self._digest:
                     self.close()
                     self._path.unlink(missing_ok=True)
@@ -118,8 +116,6 @@ class Incoming:
                 if self._durable:
                     fsync_directory(self._path.parent)
                 self._whole()
-            except OSError as error:
-                raise cannot_write(self._path, error) from error
             return True
 
     def close(self) -> None:
@@ -218,7 +214,7 @@ class SmallAnswers:
 
     def _append(self, path: Path, records: list[SmallAnswer], *, durable: bool) -> None:
         data = b"".join(record.to_bytes() for record in records)
-        try:
+        with writes_to(path, needed_bytes=len(data)):
             path.touch(mode=0o600)
             with path.open("ab", buffering=0) as file:
                 start, rest = file.tell(), memoryview(data)
@@ -231,8 +227,6 @@ class SmallAnswers:
                     with suppress(OSError):
                         file.truncate(start)  # what follows must not stand behind half a record
                     raise
-        except OSError as error:
-            raise cannot_write(path, error, needed_bytes=len(data)) from error
         self._note(path, records, start)
 
     def _note(self, path: Path, records: Iterable[SmallAnswer], at: int) -> None:
@@ -347,10 +341,10 @@ class Inbox:
             raise MachineError(f"cannot write into '{directory}': permission denied")
         # The files here, which of them are complete, and which to delete, in memory: asking and forgetting, which
         # happen a thousand times per round, then need not wait for the disk.
-        found = list(self._all())
         self._small = SmallAnswers(directory)
-        self._here = {(node, task) for node, task, _ in found} | {*self._small}
-        self._whole = {(node, task) for node, task, suffix in found if suffix == ANSWER_SUFFIX} | {*self._small}
+        files = {suffix: [*directory.glob(f"*/*{suffix}")] for suffix in (PART_SUFFIX, ANSWER_SUFFIX)}
+        self._whole = {(file.parent.name, file.stem) for file in files[ANSWER_SUFFIX]} | {*self._small}
+        self._here = {(file.parent.name, file.stem) for file in files[PART_SUFFIX]} | self._whole
         self._doomed: set[tuple[str, str]] = set()
         self._deleting = threading.Lock()
         self._open: set[Incoming] = set()
@@ -400,7 +394,7 @@ class Inbox:
             raise PeerError(f"upload starts at byte {offset}, but the server holds {held}")
         path = self._path(node, task_id, PART_SUFFIX)
         self._here.add((node, task_id))
-        try:
+        with writes_to(path, needed_bytes=size):
             path.parent.mkdir(mode=0o700, exist_ok=True)
             # A part with another digest is another answer to the same task, and is replaced.
             others = sum(_size_of(file) for file in path.parent.iterdir() if file != path)
@@ -416,8 +410,6 @@ class Inbox:
                 whole=lambda: self._whole.add((node, task_id)),
                 closed=self._open.discard,
             )
-        except OSError as error:
-            raise cannot_write(path, error, needed_bytes=size) from error
         self._open.add(incoming)
         return incoming
 
@@ -479,13 +471,6 @@ class Inbox:
         for suffix in (PART_SUFFIX, ANSWER_SUFFIX):
             with suppress(OSError):
                 self._path(node, task_id, suffix).unlink(missing_ok=True)
-
-    def _all(self) -> Iterator[tuple[str, str, str]]:
-        for directory in list(self._directory.iterdir()):
-            if directory.is_dir():
-                for file in list(directory.iterdir()):
-                    if file.suffix in (PART_SUFFIX, ANSWER_SUFFIX):
-                        yield directory.name, file.stem, file.suffix
 
     def _path(self, node: str, task_id: str, suffix: str) -> Path:
         return self._directory / node / f"{task_id}{suffix}"

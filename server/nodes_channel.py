@@ -3,8 +3,6 @@
 A task goes to its node at once and again after a reconnect, and its answer is read from disk only when it is received.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections import deque
@@ -12,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -63,7 +62,7 @@ _AT_THE_DOOR = 64
 class NodesExchange(Exchange):
     """An exchange with nodes over gRPC."""
 
-    channel: NodesChannel
+    channel: "NodesChannel"
     tasks: TaskRegistry
     purpose: Purpose
     group: str
@@ -177,7 +176,15 @@ class NodesChannel(Channel):
         self._server = GrpcServer(
             self._address,
             None if kit is None else server_credentials(kit),
-            service=self._service,
+            service=partial(
+                FederationService,
+                hosting=self._hosting,
+                revocation=self._revocation,
+                metrics=self._metrics,
+                disk=self._disk,
+                operator_token=None if kit is None else kit.operator_token.encode(),
+                limits=limits,
+            ),
             more=[more(self._disk)] if more else [],
             guard=CallGuard(self._revocation, metrics=self._metrics),
             tend=self._tend,
@@ -331,16 +338,6 @@ class NodesChannel(Channel):
         self._server.check()
         if self._begun is not None and self._begun.tasks.failure is not None:
             raise self._begun.tasks.failure
-
-    def _service(self) -> FederationService:
-        return FederationService(
-            hosting=self._hosting,
-            revocation=self._revocation,
-            metrics=self._metrics,
-            disk=self._disk,
-            operator_token=None if self._kit is None else self._kit.operator_token.encode(),
-            limits=self._limits,
-        )
 
     def _tend(self) -> None:
         run, inbox = self._hosting.run, self._inbox

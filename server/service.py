@@ -1,7 +1,5 @@
 """The gRPC service of federation.proto, and the server that it runs in: port, TLS, grpc-health, its own event loop."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import logging

@@ -120,11 +120,6 @@ class Sessions:
         """Number of connected nodes, ready or not."""
         return len(self._by_token)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no other node may connect."""
-        return self.attached >= self._max_nodes
-
     def has_newer(self, name: str, *, arrival: int) -> bool:
         """Whether a node has a session whose call arrived after this one."""
         node = self._by_name.get(name)
@@ -135,7 +130,7 @@ class Sessions:
         with self._changed:
             node = self._by_name.get(name)
             if node is None or node.session is None:
-                if self.is_full:
+                if self.attached >= self._max_nodes:
                     return None
             else:
                 self._end(node.session, last=_REPLACED)

@@ -4,8 +4,6 @@ Each is served as ``plait server`` serves its one (`server.served_run`). The que
 so a killed server continues the run that it served, and forgets none.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json
@@ -41,7 +39,7 @@ from plait.report.progress import say
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.settle import check_vouched_for, settle
-from plait.system.files import cannot_write, lock, make_private_directory, write_atomically
+from plait.system.files import lock, make_private_directory, write_atomically, writes_to
 from plait.system.machine import share_memory_between_threads
 from plait.transport.protocol import CHUNK_BYTES
 from plait.transport.status import json_object
@@ -125,13 +123,11 @@ class RunQueue:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._changed = threading.Condition()
-        try:
+        with writes_to(directory):
             for folder in (_QUEUE_FOLDER, RUNS_FOLDER):
                 make_private_directory(directory / folder)
             (directory / _LOCK_FILE).touch(mode=0o600)
             self._lock = (directory / _LOCK_FILE).open("ab", buffering=0)
-        except OSError as error:
-            raise cannot_write(directory, error) from error
         try:
             if not lock(self._lock):
                 raise ConfigError(f"'{directory}' is being served by another process")
@@ -364,18 +360,19 @@ def calls_of(desk: RunQueueServer) -> MoreCalls:
     """The gRPC calls of an operator, which a server decides."""
 
     def served(disk: Executor) -> grpc.GenericRpcHandler:
-        def unary(asked: type[Message], reply: Callable[[Any], Message]) -> grpc.RpcMethodHandler[Any, Any]:
+        def unary(asked: type[Message], reply: Callable[[Any], Message]) -> "grpc.RpcMethodHandler[Any, Any]":
             async def answer(request: Message, context: Context) -> Message:
                 return await _answer(disk, partial(reply, request), context)
 
             return grpc.unary_unary_rpc_method_handler(answer, asked.FromString, methodcaller("SerializeToString"))
 
-        def submit(request: pb.SubmitRequest) -> pb.SubmitReply:
-            run = desk.submit(request.config_json, priority=request.priority, name=request.name)
-            return pb.SubmitReply(run=run)
-
         handlers = {
-            "Submit": unary(pb.SubmitRequest, submit),
+            "Submit": unary(
+                pb.SubmitRequest,
+                lambda asked: pb.SubmitReply(
+                    run=desk.submit(asked.config_json, priority=asked.priority, name=asked.name)
+                ),
+            ),
             "Cancel": unary(pb.CancelRequest, lambda request: pb.CancelReply(was=desk.cancel(request.run))),
             "Runs": unary(pb.RunsRequest, lambda _: pb.RunsReply(json=desk.runs_json())),
             "Fetch": grpc.unary_stream_rpc_method_handler(

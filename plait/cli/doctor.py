@@ -85,9 +85,8 @@ def _deployment(server: str, kit_directory: Path | None) -> list[Finding]:
     state = clean(str(answer.get("state", "")))
     findings.append(Finding("server", f"plait {version or 'of unknown version'}, {state}", other))
     if kit is not None:
-        address = Address.parse(server, what="server")
         findings.append(_validity("this kit's certificate", kit.tls.expires))
-        expires = server_expires(address.host, address.port, kit)
+        expires = server_expires(Address.parse(server, what="server"), kit)
         if expires is not None:
             findings.append(_validity("the server's certificate", expires))
     server_time = answer.get("time")

@@ -22,7 +22,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from plait.errors import ConfigError, MachineError, PolicyError
 from plait.rounds.memory import ClientStore
-from plait.system.files import cannot_write, fsync_directory, make_private_directory, read_if_there, write_atomically
+from plait.system.files import fsync_directory, make_private_directory, read_if_there, write_atomically, writes_to
 from plait.system.text import read_json
 from plait.trust.keys import KEY_BYTES, derived, key_digest
 from plait.wire.settings import Settings
@@ -156,18 +156,16 @@ def damaged() -> ConfigError:
 @contextlib.contextmanager
 def extended(path: Path) -> Generator[tuple[list[bytes], Callable[[bytes], None]]]:
     """The whole lines of a file, made if missing, while no other process extends it; and what adds one durably."""
-    try:
+    with writes_to(path):
         make_private_directory(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise cannot_write(path, error) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
         lines = _whole_lines(data)
 
         def add(line: bytes) -> None:
-            try:
+            with writes_to(path):
                 # What was killed in the middle of a line never counted.
                 end = len(data) - len(data.rpartition(b"\n")[2])
                 os.ftruncate(descriptor, end)
@@ -175,8 +173,6 @@ def extended(path: Path) -> Generator[tuple[list[bytes], Callable[[bytes], None]
                 os.fsync(descriptor)
                 if not lines:
                     fsync_directory(path.parent)
-            except OSError as error:
-                raise cannot_write(path, error) from error
 
         yield lines, add
     finally:

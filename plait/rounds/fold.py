@@ -75,11 +75,8 @@ class _Arrived:
 
     def __init__(self, number: int, modules: int, layout: Layout) -> None:
         self._layout, self._sum = layout, OrderFreeSum(layout.size)
-        self._number, self._modules = number, modules
+        self.number, self._modules = number, modules
         self._observed: list[tuple[Contribution, float]] = []
-
-    def is_of(self, number: int) -> bool:
-        return number == self._number
 
     def add(self, contribution: Contribution) -> None:
         self._sum.add(contribution.delta.flat)
@@ -91,7 +88,7 @@ class _Arrived:
     def in_order(self, number: int, modules: int, clients: Sequence[str]) -> Sequence[tuple[Contribution, float]]:
         """What was observed, in client order; nothing unless the sum is, bit for bit, the one of these clients."""
         observed = sorted(self._observed, key=lambda each: each[0].client)
-        is_theirs = [each.client for each, _ in observed] == list(clients) and self.is_of(number)
+        is_theirs = [each.client for each, _ in observed] == list(clients) and self.number == number
         return observed if is_theirs and modules == self._modules and self._sum.is_exact else ()
 
     def finish(self) -> Outcome:
@@ -118,7 +115,7 @@ class PlainFold(Fold):
         """Add the update."""
         if not self._adds_early:
             return
-        if self._arrived is None or not self._arrived.is_of(number):
+        if self._arrived is None or self._arrived.number != number:
             self._arrived = _Arrived(number, _modules_of(clients), contribution.delta.layout)
         self._arrived.add(contribution)
 

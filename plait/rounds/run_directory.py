@@ -27,13 +27,13 @@ from plait.ledger.events import Event, start_of
 from plait.ledger.ledger import read_events
 from plait.settings.table import read_config_table
 from plait.system.files import (
-    cannot_write,
     failures_to,
     fsync_directory,
     leads_elsewhere,
     make_private_directory,
     read_if_there,
     write_atomically,
+    writes_to,
 )
 from plait.system.text import printable
 
@@ -78,15 +78,13 @@ class RunDirectory:
             )
         # Remains of a run that was killed before its first event.
         own = {each.name for name, each in vars(run).items() if name != "path"}
-        try:
+        with writes_to(path, doing="make the run directory"):
             if path.exists():
                 if any(entry.name not in own and entry.name[0] != "." for entry in path.iterdir()):
                     raise ConfigError(f"'{path}' is not empty, expected a new directory for the run")
                 check_stays_inside(path)
                 shutil.rmtree(run.checkpoints, ignore_errors=True)
             make_private_directory(run.checkpoints)
-        except OSError as error:
-            raise cannot_write(path, error, doing="make the run directory") from error
         write_atomically(run.config, config_toml.encode())
         return run
 
@@ -118,14 +116,12 @@ class RunDirectory:
 
     def hold_back(self, why: str) -> None:
         """Keep the adapter in quarantine from now on, for this reason."""
-        try:
+        with writes_to(self._quarantine, doing="move the adapter to"):
             make_private_directory(self._quarantine)
             write_atomically(self._quarantine / _WHY, f"{why}\n".encode())
             if (self.path / "adapter").is_dir() and not self.adapter.exists():
                 (self.path / "adapter").rename(self.adapter)
                 fsync_directory(self.path)
-        except OSError as error:
-            raise cannot_write(self._quarantine, error, doing="move the adapter to") from error
 
     def client_memory(self, client: str) -> Path:
         """Directory of a simulated client's state."""
@@ -134,13 +130,11 @@ class RunDirectory:
     def store_update(self, round_number: int, client: str, data: bytes) -> None:
         """Store one received update durably; it is then never requested again."""
         folder = self._spool(round_number)
-        try:
+        with writes_to(folder, doing="make"):
             if not folder.is_dir():
                 make_private_directory(folder)
                 fsync_directory(folder.parent)
                 fsync_directory(self.path)
-        except OSError as error:
-            raise cannot_write(folder, error, doing="make") from error
         write_atomically(folder / _file_name(client), data)
 
     def load_update(self, round_number: int, client: str) -> bytes | None:
@@ -150,10 +144,8 @@ class RunDirectory:
     def discard_update(self, round_number: int, client: str) -> None:
         """Forget a stored update."""
         path = self._spool(round_number) / _file_name(client)
-        try:
+        with writes_to(path, doing="remove"):
             path.unlink(missing_ok=True)
-        except OSError as error:
-            raise cannot_write(path, error, doing="remove") from error
 
     def clear_updates(self) -> None:
         """Drop the spool of finished rounds."""

@@ -87,6 +87,15 @@ def cannot_write(path: Path, error: OSError, *, doing: str = "write", needed_byt
 
 
 @contextlib.contextmanager
+def writes_to(path: Path, *, doing: str = "write", needed_bytes: int = 0) -> Generator[None]:
+    """Makes `cannot_write` of what the system says meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error, doing=doing, needed_bytes=needed_bytes) from error
+
+
+@contextlib.contextmanager
 def disk_full_errors() -> Generator[None]:
     """Turn the errors that libraries raise for a full disk into DiskFullError."""
     try:
@@ -195,10 +204,8 @@ def make_private_directory(path: Path) -> None:
 
 def ensure_private_directory(path: Path) -> None:
     """As `make_private_directory`; MachineError if it cannot be made."""
-    try:
+    with writes_to(path, doing="make"):
         make_private_directory(path)
-    except OSError as error:
-        raise cannot_write(path, error, doing="make") from error
 
 
 def is_ours(path: Path) -> bool:

@@ -48,7 +48,7 @@ def _plain(error: grpc.Call, address: Address, kit: ServerKit | StaffKit | None)
 def unanswered(code: grpc.StatusCode, address: Address, kit: Kit | None, *, otherwise: str) -> MachineError:
     """The error for a call that failed: why no server is reached, or what else is wrong with the one that is."""
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return MachineError(f"no plait server answers: {explain(address.host, address.port, kit)}")
+        return MachineError(f"no plait server answers: {explain(address, kit)}")
     return MachineError(f"{address} {otherwise}")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography import x509
 
 from plait.errors import PlaitError
-from plait.system.address import is_loopback
+from plait.system.address import Address, is_loopback
 from plait.trust.keys import moment, read_certificate, server_names_of
 from plait.trust.kit import AUTHORITY_FILE, ClientKit, Kit, StaffKit, load_tls_pair
 
@@ -28,18 +28,17 @@ _NOT_YET_VALID, _EXPIRED, _WRONG_PURPOSE, _HOST_MISMATCH, _ADDRESS_MISMATCH = 9,
 _NOT_TRUSTED = frozenset({2, 7, 18, 19, 20, 21, 24, 30, 31})
 
 
-def explain(host: str, port: int, kit: Kit | None) -> str:
+def explain(address: Address, kit: Kit | None) -> str:
     """The problem between this machine and a server, in one line with the remedy; `kit` is None without TLS.
 
     Takes up to five seconds per step if the network drops packets; a name server may take longer.
     """
-    host = host.removeprefix("[").removesuffix("]")
-    return _explain(host, port, kit) + _by_proxy(host)
+    return _explain(address, kit) + _by_proxy(address.host)
 
 
-def server_expires(host: str, port: int, kit: Kit) -> datetime | None:
+def server_expires(address: Address, kit: Kit) -> datetime | None:
     """When the certificate that a server shows expires; None if it shows none."""
-    shown = _shown_certificate(host.removeprefix("[").removesuffix("]"), port, _own(kit))
+    shown = _shown_certificate(address, _own(kit))
     return None if shown is None else shown.not_valid_after_utc
 
 
@@ -49,9 +48,8 @@ def _own(kit: Kit) -> Path:
     return kit.directory / f"{role}.crt"
 
 
-def _explain(host: str, port: int, kit: Kit | None) -> str:
-    where = f"{host}:{port}"
-    unreachable = _unreachable(host, port, where)
+def _explain(where: Address, kit: Kit | None) -> str:
+    unreachable = _unreachable(where)
     if unreachable or kit is None:
         return unreachable or (
             f"{where} is there but does not answer without TLS: is it a plait server started with --insecure?"
@@ -59,7 +57,7 @@ def _explain(host: str, port: int, kit: Kit | None) -> str:
     own = _own(kit)
     try:
         load_tls_pair(own.parent, own.stem)
-        return _tls_failure(host, port, own)
+        return _tls_failure(where, own)
     except PlaitError as error:
         return f"this node's own kit cannot be used: {error}"
 
@@ -74,15 +72,13 @@ def _by_proxy(host: str) -> str:
     return f" (gRPC uses the proxy that {proxy} names; with no_proxy={host} in the environment it connects directly)"
 
 
-def _unreachable(host: str, port: int, where: str) -> str:
+def _unreachable(where: Address) -> str:
     """Why no TCP connection can be made; empty if one can."""
-    if not 0 < port < 65536:
-        return f"port is {port}, expected 1 to 65535"
     try:
-        _connect(host, port).close()
+        _connect(where).close()
     except (socket.gaierror, UnicodeError) as error:
         reason = error.strerror if isinstance(error, socket.gaierror) else "not a DNS name"
-        return f"server's name '{host}' is not found ({reason}): check --server, and this machine's name server"
+        return f"server's name '{where.host}' is not found ({reason}): check --server, and this machine's name server"
     except ConnectionRefusedError:
         return f"nothing listens at {where} (connection refused): is the server running, and is this its --listen port?"
     except TimeoutError:
@@ -92,12 +88,11 @@ def _unreachable(host: str, port: int, where: str) -> str:
     return ""
 
 
-def _tls_failure(host: str, port: int, own: Path) -> str:
-    where = f"{host}:{port}"
+def _tls_failure(where: Address, own: Path) -> str:
     try:
-        return _greet(host, port, own, where)
+        return _greet(where, own)
     except ssl.SSLCertVerificationError as error:
-        return _server_certificate(error, host, port, own)
+        return _server_certificate(error, where, own)
     except ssl.SSLError as error:
         return _alert(error, own, where)
     except TimeoutError:
@@ -106,10 +101,10 @@ def _tls_failure(host: str, port: int, own: Path) -> str:
         return f"{where} closed the connection during TLS ({error.strerror or error}): is it the plait server's port?"
 
 
-def _greet(host: str, port: int, own: Path, where: str) -> str:
+def _greet(where: Address, own: Path) -> str:
     context = _context(own)
     context.load_verify_locations(cafile=own.with_name(AUTHORITY_FILE))
-    with _connect(host, port) as raw, context.wrap_socket(raw, server_hostname=host) as tls:
+    with _connect(where) as raw, context.wrap_socket(raw, server_hostname=where.host) as tls:
         # With TLS 1.3 the server checks this node's certificate after the handshake: its verdict, or HTTP/2's first
         # frame, is the first data to arrive. Nothing is sent, since a reset would discard the verdict.
         try:
@@ -127,9 +122,8 @@ def _greet(host: str, port: int, own: Path, where: str) -> str:
     )
 
 
-def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: int, own: Path) -> str:
-    where, code = f"{host}:{port}", error.verify_code
-    now, shown = datetime.now(UTC), _shown_certificate(host, port, own)
+def _server_certificate(error: ssl.SSLCertVerificationError, where: Address, own: Path) -> str:
+    code, now, shown = error.verify_code, datetime.now(UTC), _shown_certificate(where, own)
     if code in _NOT_TRUSTED:
         return (
             f"certificate of the server at {where} is not from this kit's authority (ca.crt): is it another server, or "
@@ -149,7 +143,7 @@ def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: in
     if code in (_HOST_MISMATCH, _ADDRESS_MISMATCH):
         names = server_names_of(shown)[:8] if shown is not None else ()
         return (
-            f"certificate of the server at {where} is for {', '.join(names) or 'another name'}, expected {host}: "
+            f"certificate of the server at {where} is for {', '.join(names) or 'another name'}, expected {where.host}: "
             "connect by a name it has, or issue it again (remove server.crt, run `plait provision` with --server-name)"
         )
     if code == _WRONG_PURPOSE:
@@ -160,7 +154,7 @@ def _server_certificate(error: ssl.SSLCertVerificationError, host: str, port: in
     return f"certificate of the server at {where} is not valid ({error.verify_message}): make a new kit for the server"
 
 
-def _alert(error: ssl.SSLError, own: Path, where: str) -> str:
+def _alert(error: ssl.SSLError, own: Path, where: Address) -> str:
     reason = error.reason or ""
     alert = reason.rpartition("ALERT_")[2].replace("_", " ").lower()
     if "EXPIRED" in reason:
@@ -174,7 +168,7 @@ def _alert(error: ssl.SSLError, own: Path, where: str) -> str:
     return f"{where} does not speak TLS: is it a server started with --insecure, or another service?"
 
 
-def _refused(what: str, own: Path, where: str) -> str:
+def _refused(what: str, own: Path, where: Address) -> str:
     certificate = read_certificate(own)
     return (
         f"server at {where} {what}; the certificate is valid from {moment(certificate.not_valid_before_utc)} to "
@@ -183,13 +177,13 @@ def _refused(what: str, own: Path, where: str) -> str:
     )
 
 
-def _shown_certificate(host: str, port: int, own: Path) -> x509.Certificate | None:
+def _shown_certificate(where: Address, own: Path) -> x509.Certificate | None:
     """The certificate that a server shows, unverified; None if it shows none."""
     context = _context(own)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     with contextlib.suppress(OSError, ValueError):
-        with _connect(host, port) as raw, context.wrap_socket(raw, server_hostname=host) as tls:
+        with _connect(where) as raw, context.wrap_socket(raw, server_hostname=where.host) as tls:
             shown = tls.getpeercert(binary_form=True)
         return x509.load_der_x509_certificate(shown) if shown else None
     return None
@@ -202,5 +196,5 @@ def _context(own: Path) -> ssl.SSLContext:
     return context
 
 
-def _connect(host: str, port: int) -> socket.socket:
-    return socket.create_connection((host, port), timeout=_STEP_S)
+def _connect(where: Address) -> socket.socket:
+    return socket.create_connection((where.host, where.port), timeout=_STEP_S)

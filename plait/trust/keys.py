@@ -62,10 +62,7 @@ class NodeKey:
 
     def save(self, path: Path) -> None:
         """Write the key to a new file of mode 0600."""
-        pem = self._private.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        write_secret(path, pem)
+        write_secret(path, key_pem(self._private))
 
     def sign(self, data: bytes) -> bytes:
         """Signature over `data`, 64 bytes."""
@@ -174,7 +171,7 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
     """The key in PEM (PKCS #8, without password)."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

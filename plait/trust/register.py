@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Self, cast
+from typing import Annotated, Self, TypeAlias
 
-from plait.errors import ConfigError, MachineError
-from plait.system.files import write_atomically
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from plait.errors import ConfigError
+from plait.system.files import read_if_there, write_atomically
 from plait.system.text import check_client_name, read_json
 from plait.trust.keys import PUBLIC_KEY_BYTES, Role
 
 REGISTER_FILE = "clients.json"
 
-_KEYS = ("name", "public_key", "provisioned", "revoked")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -44,6 +45,35 @@ class RegisteredClient:
     provisioned: datetime
     revoked: datetime | None = None
     role: Role = Role.CLIENT
+
+
+def _time(value: object) -> datetime:
+    return datetime.strptime(str(value), _TIME).replace(tzinfo=UTC)
+
+
+def _role(value: object) -> object:
+    if value not in list(Role):
+        raise ValueError(f"expected one of {', '.join(Role)}")
+    return value
+
+
+_Time: TypeAlias = Annotated[datetime, BeforeValidator(_time)]
+
+
+class _Line(BaseModel):
+    """A client in the file; anything but null revokes it, so that a typing mistake never admits one."""
+
+    model_config = ConfigDict(extra="forbid", val_json_bytes="hex")
+
+    name: Annotated[str, AfterValidator(check_client_name)]
+    public_key: Annotated[bytes, Field(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
+    provisioned: _Time
+    revoked: _Time | None
+    role: Annotated[Role, BeforeValidator(_role)] = Role.CLIENT
+
+
+class _File(BaseModel):
+    clients: list[_Line]
 
 
 class Register:
@@ -110,22 +140,22 @@ class Register:
 
 def read_clients(path: Path) -> tuple[RegisteredClient, ...]:
     """The clients of a register, in its order."""
+    if (data := read_if_there(path)) is None:
+        raise ConfigError(f"'{path}' is missing, expected the register that `plait provision` made")
     try:
-        document: object = read_json(path.read_bytes(), pairs=_without_duplicates)
-    except FileNotFoundError as error:
-        raise ConfigError(f"'{path}' is missing, expected the register that `plait provision` made") from error
-    except OSError as error:
-        raise MachineError(f"cannot read '{path}': {error.strerror or error}") from error
+        read_json(data, pairs=_without_duplicates)
+        lines = _File.model_validate_json(data).clients
+    except ValidationError as error:
+        first = error.errors()[0]
+        _, number, key, *_ = (*map(str, first["loc"]), "", "", "")
+        what = f"{key or 'form'} of client {number}" if number else "list 'clients'"
+        found, message = str(first["input"])[:40], first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{what} in '{path}' is {found!a}, {message}") from error
     except ValueError as error:
         raise ConfigError(
             f"'{path}' is not JSON with every key once: restore the register that `plait provision` made"
         ) from error
-    lines = cast("dict[str, object]", document).get("clients") if isinstance(document, dict) else None
-    if not isinstance(lines, list):
-        raise ConfigError(f"'{path}' has no list 'clients': restore the register that `plait provision` made")
-    clients = tuple(
-        _client(line, where=f"client {i} in '{path}'") for i, line in enumerate(cast("list[object]", lines))
-    )
+    clients = tuple(RegisteredClient(**dict(line)) for line in lines)
     _check_unique(clients, path)
     return clients
 
@@ -153,39 +183,6 @@ def _line(client: RegisteredClient) -> dict[str, str | None]:
         "revoked": client.revoked and client.revoked.astimezone(UTC).strftime(_TIME),
         **role,
     }
-
-
-def _client(line: object, *, where: str) -> RegisteredClient:
-    if not isinstance(line, dict) or set(cast("dict[str, object]", line)) - {"role"} != set(_KEYS):
-        raise ConfigError(f"{where} must be an object of {', '.join(_KEYS)} and perhaps a role")
-    entry = cast("dict[str, object]", line)
-    name, public_key, provisioned, revoked = (entry[key] for key in _KEYS)
-    stated = entry.get("role", Role.CLIENT)
-    if stated not in list(Role):
-        raise ConfigError(f"role of {where} is {str(stated)[:40]!a}, expected one of {', '.join(Role)}")
-    if not isinstance(name, str):
-        raise ConfigError(f"name of {where} is not text")
-    try:
-        key = bytes.fromhex(public_key) if isinstance(public_key, str) else b""
-    except ValueError:
-        key = b""
-    if len(key) != PUBLIC_KEY_BYTES:
-        raise ConfigError(f"public_key of {where} is not a key, expected {2 * PUBLIC_KEY_BYTES} hexadecimal digits")
-    return RegisteredClient(
-        check_client_name(name),
-        key,
-        _time(provisioned, where=f"provisioned of {where}"),
-        # Anything but null revokes, so that a typing mistake never admits a client.
-        None if revoked is None else _time(revoked, where=f"revoked of {where}"),
-        Role(stated),
-    )
-
-
-def _time(value: object, *, where: str) -> datetime:
-    try:
-        return datetime.strptime(value if isinstance(value, str) else "", _TIME).replace(tzinfo=UTC)
-    except ValueError as error:
-        raise ConfigError(f"{where} is not a time, expected one such as 2026-01-31T12:00:00Z") from error
 
 
 def _check_unique(clients: Iterable[RegisteredClient], path: Path) -> None:

@@ -22,7 +22,7 @@ def echo(run: OfferedRun) -> TaskRunner:
     """Answers with the body that it was sent, or with the head where there is none."""
 
     def answer(task: ClientTask, body: bytes) -> TaskAnswer:
-        return TaskAnswer.of(pb.CONTENT_PLAIT, body or task.head)
+        return TaskAnswer(pb.CONTENT_PLAIT, body or task.head)
 
     return TaskRunner(Capacity(run.base_fingerprint, (), 0, "none"), answer)
 

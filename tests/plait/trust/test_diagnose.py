@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from plait.system.address import Address
 from plait.trust import diagnose
 from plait.trust.diagnose import explain
 from plait.trust.keys import Authority, certificate_pem, moment, read_certificate, read_key
@@ -109,20 +110,22 @@ def openssl_server(kit: Path, *, clients_of: Path, alpn: bool = True) -> Callabl
 def test_a_server_that_answers_is_said_to_also_with_its_own_kit(kits, alice, serve):
     port = serve(kits / "server")
     for host, kit in (("localhost", alice), ("127.0.0.1", alice), ("localhost", ServerKit.load(kits / "server"))):
-        assert explain(host, port, kit).startswith(f"TLS with {host}:{port} works now")
+        assert explain(Address(host, port), kit).startswith(f"TLS with {host}:{port} works now")
 
 
 def test_nothing_listening(alice):
     with socket.create_server(("127.0.0.1", 0)) as once:
         port = once.getsockname()[1]
-    assert explain("127.0.0.1", port, alice).startswith(f"nothing listens at 127.0.0.1:{port} (connection refused)")
-    assert explain("127.0.0.1", port, None).startswith("nothing listens")
+    assert explain(Address("127.0.0.1", port), alice).startswith(
+        f"nothing listens at 127.0.0.1:{port} (connection refused)"
+    )
+    assert explain(Address("127.0.0.1", port), None).startswith("nothing listens")
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 70 + ".org"])
 def test_a_name_that_is_not_found(alice, host, monkeypatch):
     # The reserved domain never resolves; a machine without a name server says so at once, whichever way.
-    assert explain(host, 9440, alice).startswith(f"server's name '{host}' is not found (")
+    assert explain(Address(host, 9440), alice).startswith(f"server's name '{host}' is not found (")
 
 
 def test_a_network_that_swallows_packets_and_one_without_a_way(alice, monkeypatch):
@@ -135,7 +138,7 @@ def test_a_network_that_swallows_packets_and_one_without_a_way(alice, monkeypatc
             raise error
 
         monkeypatch.setattr(socket, "create_connection", fail)
-        assert explain("10.1.2.3", 9440, alice).startswith(start)
+        assert explain(Address("10.1.2.3", 9440), alice).startswith(start)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +150,7 @@ def test_a_network_that_swallows_packets_and_one_without_a_way(alice, monkeypatc
 )
 def test_a_server_of_another_time_says_its_date_and_the_clocks(kits, alice, serve, now, starts, date, says, remedy):
     reissue(kits, start=now + timedelta(days=starts))
-    said = explain("localhost", serve(kits / "server"), alice)
+    said = explain(Address("localhost", serve(kits / "server")), alice)
     assert f"{says} {moment(now + timedelta(days=date))}" in said
     assert f"the clock here shows {moment(now)[:10]}" in said
     assert remedy in said
@@ -155,23 +158,23 @@ def test_a_server_of_another_time_says_its_date_and_the_clocks(kits, alice, serv
 
 def test_another_host_name_says_which_names_would_do(kits, alice, serve, now):
     reissue(kits, start=now)
-    said = explain("127.0.0.1", serve(kits / "server"), alice)
+    said = explain(Address("127.0.0.1", serve(kits / "server")), alice)
     assert "is for localhost, expected 127.0.0.1: connect by a name it has" in said
 
 
 def test_a_server_of_another_authority_one_without_tls_and_a_client_that_poses_as_one(kits, foreign, alice, serve):
     port = serve(foreign / "server")
-    said = explain("localhost", port, alice)
+    said = explain(Address("localhost", port), alice)
     assert f"certificate of the server at localhost:{port} is not from this kit's authority" in said
     posing = serve(kits / "clients" / "bob", role="client")
-    assert "is a client's, expected a server's" in explain("localhost", posing, alice)
+    assert "is a client's, expected a server's" in explain(Address("localhost", posing), alice)
     plain = serve(None)
-    assert explain("localhost", plain, alice).startswith(f"localhost:{plain} does not speak TLS")
-    assert "does not answer without TLS" in explain("localhost", serve(kits / "server"), None)
+    assert explain(Address("localhost", plain), alice).startswith(f"localhost:{plain} does not speak TLS")
+    assert "does not answer without TLS" in explain(Address("localhost", serve(kits / "server")), None)
 
 
 def test_a_node_that_grpc_refuses(kits, foreign, alice, serve):
-    said = explain("localhost", serve(kits / "server", clients_of=foreign / "server"), alice)
+    said = explain(Address("localhost", serve(kits / "server", clients_of=foreign / "server")), alice)
     own = read_certificate(kits / "clients" / "alice" / "client.crt")
     assert "closed the connection after seeing this node's certificate" in said
     assert f"from {moment(own.not_valid_before_utc)} to {moment(own.not_valid_after_utc)}, the clock here shows" in said
@@ -180,14 +183,14 @@ def test_a_node_that_grpc_refuses(kits, foreign, alice, serve):
 def test_a_node_that_openssl_refuses_by_name(kits, foreign, alice, listen):
     port = listen(openssl_server(kits / "server", clients_of=foreign / "server"))
     assert "refuses this node's certificate (unknown ca); the certificate is valid from" in explain(
-        "localhost", port, alice
+        Address("localhost", port), alice
     )
 
 
 def test_an_own_certificate_that_has_expired_meanwhile(kits, alice, serve, now):
     port = serve(kits / "server")
     reissue(kits, start=now - timedelta(days=100), role="client")
-    said = explain("localhost", port, alice)
+    said = explain(Address("localhost", port), alice)
     assert said.startswith("this node's own kit cannot be used")
     assert f"client.crt' expired on {moment(now - timedelta(days=70))}, the clock here shows" in said
 
@@ -195,4 +198,4 @@ def test_an_own_certificate_that_has_expired_meanwhile(kits, alice, serve, now):
 def test_something_that_accepts_and_says_nothing(alice, listen, monkeypatch):
     monkeypatch.setattr(diagnose, "_STEP_S", 0.2)
     port = listen(lambda connection: connection.recv(1 << 16) and connection.recv(1))
-    assert "accepts connections but starts no TLS" in explain("127.0.0.1", port, alice)
+    assert "accepts connections but starts no TLS" in explain(Address("127.0.0.1", port), alice)
