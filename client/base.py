@@ -15,7 +15,7 @@ from client.settings import (
     identity_of,
     memory_folder,
 )
-from client.task import Capacity, OfferedRun, TaskRunner, declining_runner, participant_runner, shown
+from client.task import OfferedRun, TaskRunner, declining_runner, participant_runner, shown
 from plait.adapters.methods import METHODS
 from plait.composition import client_way_of
 from plait.config import RunConfig, Scalar, config_from_table
@@ -37,6 +37,7 @@ from plait.training.fused.kernels import native_library
 from plait.training.local_model import OwnTrainer, PeftLocalModel
 from plait.training.resident import ResidentBase
 from plait.trust.keys import NodeIdentity
+from plait.v1 import federation_pb2 as pb
 from plait.wire.welcome import config_from_welcome
 
 _AGREED = {
@@ -247,9 +248,9 @@ def open_runner(
     devices = _limited(base, settings.max_memory_bytes)
     return participant_runner(
         participant,
-        capacity=Capacity(
+        ready=pb.Ready(
             base_fingerprint=resolved.base_fingerprint,
-            methods=tuple(sorted(METHODS)),
+            methods=sorted(METHODS),
             memory_bytes=sum(devices.values()),
             device=", ".join([*devices, base.compute.dtype_name]),
         ),

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import select
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +26,6 @@ from plait.settle import settle
 from plait.system.files import ensure_private_directory, read_if_there, write_atomically
 from plait.wire.codecs import codec_for
 
-_LOOK_S = 0.2
 _MOST_BYTES = 256
 
 
@@ -46,12 +44,7 @@ def _ask(question: str, descriptor: int) -> bool:
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     answer = b""
-    while b"\n" not in answer and len(answer) < _MOST_BYTES:
-        if not select.select([descriptor], [], [], _LOOK_S)[0]:
-            continue
-        data = os.read(descriptor, _MOST_BYTES)
-        if not data:
-            break  # hung up
+    while b"\n" not in answer and len(answer) < _MOST_BYTES and (data := os.read(descriptor, _MOST_BYTES)):
         answer += data
     return answer.strip().lower() in (b"y", b"yes")
 

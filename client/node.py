@@ -13,7 +13,6 @@ from client.session import Backoff, CurrentSession, Retrying
 from client.settings import NodeSettings, memory_folder
 from client.task import (
     Began,
-    Capacity,
     ClientTask,
     Delivered,
     Event,
@@ -72,7 +71,7 @@ class Node:
             post=post,
         )
         self._run: OfferedRun | None = None
-        self._capacity: Capacity | None = None
+        self._runner: TaskRunner | None = None
         self._connected = self._draining = self._has_been_here = False
         self._attempts = self._reports = self._tasks = 0
         self._sent_bytes = self._heads_bytes = self._earlier_bytes = 0
@@ -122,9 +121,9 @@ class Node:
                 return self._drained(finished=event.finished)
             case Lost():
                 self._lost(event)
-            case Prepared(run, capacity):
+            case Prepared(run, runner):
                 if run == self._run:
-                    self._prepared(run, capacity)
+                    self._prepared(run, runner)
             case PlaitError():
                 raise event
             case Began(task):
@@ -148,13 +147,13 @@ class Node:
             self._journal.report("connected", f"connected {again}as {self._settings.name}", run_id=f"{run.run_id:016x}")
         if run == self._run:
             self._worker.reconnected()
-            if self._capacity is not None:
-                self._be_ready(run, self._capacity)
+            if self._runner is not None:
+                self._be_ready(self._runner)
             return
         if run.stays and self._run is not None and run.run_id != self._run.run_id:
             self._over(self._run)
         # The answers of another run are useless; its state stays on disk.
-        self._run, self._capacity = None if run.is_none else run, None
+        self._run, self._runner = None if run.is_none else run, None
         self._uploads.withdraw_all("the server began another run")
         if run.is_none:
             self._worker.rest()
@@ -164,34 +163,28 @@ class Node:
             self._journal.report("run", "the server begins another run", run_id=f"{run.run_id:016x}")
         self._worker.move_to(run)
 
-    def _prepared(self, run: OfferedRun, capacity: Capacity) -> None:
-        self._capacity = capacity
-        if capacity.declined:
-            self._journal.report("declined", f"takes no part: {capacity.declined}")
+    def _prepared(self, run: OfferedRun, runner: TaskRunner) -> None:
+        self._runner, ready = runner, runner.ready
+        ready.run_id = run.run_id
+        if runner.declined:
+            self._journal.report("declined", f"takes no part: {runner.declined}")
             if not self._connected and not run.stays:
-                raise capacity.declined
+                raise runner.declined
         else:
-            memory = f" with {bytes_text(capacity.memory_bytes)} of memory" if capacity.memory_bytes else ""
+            memory = f" with {bytes_text(ready.memory_bytes)} of memory" if ready.memory_bytes else ""
             self._journal.report(
                 "base",
-                f"base ready on {capacity.device}{memory}",
-                device=capacity.device,
-                memory_bytes=capacity.memory_bytes,
-                base_fingerprint=capacity.base_fingerprint.hex(),
+                f"base ready on {ready.device}{memory}",
+                device=ready.device,
+                memory_bytes=ready.memory_bytes,
+                base_fingerprint=ready.base_fingerprint.hex(),
             )
         if self._connected:
-            self._be_ready(run, capacity)
+            self._be_ready(runner)
 
-    def _be_ready(self, run: OfferedRun, capacity: Capacity) -> None:
-        ready = pb.Ready(
-            base_fingerprint=capacity.base_fingerprint,
-            methods=capacity.methods,
-            memory_bytes=capacity.memory_bytes,
-            device=capacity.device,
-            run_id=run.run_id,
-        )
-        self._connection.send(pb.FromNode(ready=ready))
-        if capacity.declined:
+    def _be_ready(self, runner: TaskRunner) -> None:
+        self._connection.send(pb.FromNode(ready=runner.ready))
+        if runner.declined:
             return
         current = self._worker.current
         self._journal.report("ready", f"continuing with {current.task.doing}" if current else "waiting for work")
@@ -267,9 +260,9 @@ class Node:
         return True
 
     def _delivered(self, event: Delivered) -> None:
-        if self._capacity and self._capacity.declined:
+        if self._runner and self._runner.declined:
             if self._run is None or not self._run.stays:
-                raise self._capacity.declined  # the server knows
+                raise self._runner.declined  # the server knows
             return
         self._tasks += 1
         self._sent_bytes += event.sent_bytes
@@ -295,10 +288,10 @@ class Node:
 
     def _give_up_declining(self) -> None:
         """A server that never asks need not know why this node takes no part."""
-        if self._capacity and self._capacity.declined and self._run and not self._run.stays:
+        if self._runner and self._runner.declined and self._run and not self._run.stays:
             self._reports += 1
             if self._reports > _LONG_WORK:
-                raise self._capacity.declined
+                raise self._runner.declined
 
     def _send_progress(self, task_id: str, doing: str) -> None:
         self._connection.send(pb.FromNode(progress=pb.Progress(task_id=task_id, doing=doing)))

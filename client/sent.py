@@ -71,7 +71,7 @@ def recorded(settings: NodeSettings, opening: Callable[[OfferedRun], TaskRunner]
             lines.append({**note, **line})
             return answer
 
-        return TaskRunner(runner.capacity, recording)
+        return dataclasses.replace(runner, answer=recording)
 
     return opened
 

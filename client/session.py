@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeAlias, TypeVar, cast
 
 import grpc
 
@@ -40,16 +40,8 @@ class IncomingStream(Protocol[Message]):
         ...
 
 
-class Sending(Protocol):
-    """An answer on its way."""
-
-    def result(self) -> pb.Receipt:
-        """Wait for the receipt."""
-        ...
-
-    def cancel(self) -> bool:
-        """Stop sending."""
-        ...
+Sending: TypeAlias = "Future[pb.Receipt] | grpc.Future[pb.Receipt]"
+"""An answer on its way."""
 
 
 class Session:
@@ -81,7 +73,7 @@ class Session:
         with self._lock:
             self._given.discard(task_id)
 
-    def answer(self, task_id: str, content: pb.Content, data: Data) -> Sending | None:
+    def answer(self, task_id: str, content: pb.Content, data: Data) -> "Sending | None":
         """Begin to send a whole small answer over the long call; None if it has to be uploaded."""
         with self._lock:
             if self._is_over:

@@ -253,26 +253,19 @@ class OfferedRun:
 
 
 @dataclass(frozen=True)
-class Capacity:
-    """What a node can do, as it reports to the server; `declined` is why it takes no part in the run, if so."""
+class TaskRunner:
+    """Does the tasks of one run; `answer` raises `Abandoned` if the result is no longer needed.
 
-    base_fingerprint: bytes
-    methods: tuple[str, ...]
-    memory_bytes: int
-    device: str
+    `ready` is what the node can do, as it reports to the server; `declined` why it takes no part in the run, if so.
+    """
+
+    ready: pb.Ready
+    answer: Callable[[ClientTask, bytes], TaskAnswer]
     declined: PlaitError | None = None
 
 
-@dataclass(frozen=True)
-class TaskRunner:
-    """Does the tasks of one run; `answer` raises `Abandoned` if the result is no longer needed."""
-
-    capacity: Capacity
-    answer: Callable[[ClientTask, bytes], TaskAnswer]
-
-
 def participant_runner(
-    participant: Answering, *, capacity: Capacity, refusal: Callable[[], str] = lambda: ""
+    participant: Answering, *, ready: pb.Ready, refusal: Callable[[], str] = lambda: ""
 ) -> TaskRunner:
     """A participant at work on one run; `refusal` gives its newest in more words than the server may have.
 
@@ -291,7 +284,7 @@ def participant_runner(
             return TaskAnswer.failed(failure(error))
         return TaskAnswer(pb.CONTENT_PLAIT, data, failure=_refusal_in(data, refusal))
 
-    return TaskRunner(capacity, answer)
+    return TaskRunner(ready, answer)
 
 
 def _refusal_in(data: bytes, in_full: Callable[[], str]) -> str:
@@ -313,7 +306,7 @@ def declining_runner(run: OfferedRun, name: str, error: PlaitError) -> TaskRunne
         del task, body
         return refused
 
-    return TaskRunner(Capacity(run.base_fingerprint, (), 0, "declines", error), answer)
+    return TaskRunner(pb.Ready(base_fingerprint=run.base_fingerprint, device="declines"), answer, error)
 
 
 @dataclass(frozen=True)
@@ -329,7 +322,7 @@ class Prepared:
     """The base is ready and the node can work for a run."""
 
     run: OfferedRun
-    capacity: Capacity
+    runner: TaskRunner
 
 
 @dataclass(frozen=True)

@@ -424,7 +424,7 @@ class Worker:
             # Libraries raise anything; the operator gets one line.
             self.post(MachineError(f"cannot prepare for the run: {failure(error)}"))
         else:
-            self.post(Prepared(run, self._runner.capacity))
+            self.post(Prepared(run, self._runner))
 
     def _do(self, handle: TaskHandle) -> None:
         runner = self._runner

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from client.node import Node
 from client.settings import NodeSettings, check_settings
-from client.task import Capacity, ClientTask, Journal, OfferedRun, Style, TaskAnswer, TaskRunner
+from client.task import ClientTask, Journal, OfferedRun, Style, TaskAnswer, TaskRunner
 from plait.errors import PlaitError
 from plait.v1 import federation_pb2 as pb
 
@@ -24,7 +24,7 @@ def echo(run: OfferedRun) -> TaskRunner:
     def answer(task: ClientTask, body: bytes) -> TaskAnswer:
         return TaskAnswer(pb.CONTENT_PLAIT, body or task.head)
 
-    return TaskRunner(Capacity(run.base_fingerprint, (), 0, "none"), answer)
+    return TaskRunner(pb.Ready(base_fingerprint=run.base_fingerprint, device="none"), answer)
 
 
 def run_echo(settings: NodeSettings) -> None:

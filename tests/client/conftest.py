@@ -19,7 +19,7 @@ import pytest
 from client.node import Node
 from client.session import Backoff
 from client.settings import NodeSettings
-from client.task import Capacity, Journal, OfferedRun, Style, TaskRunner, participant_runner
+from client.task import Journal, OfferedRun, Style, TaskRunner, participant_runner
 from plait.errors import check_abandoned
 from plait.system.address import Address
 from plait.v1 import federation_pb2 as pb
@@ -268,8 +268,9 @@ def start_node(federation: FederationDouble, held_app: HeldApp, tmp_path: Path) 
                 "max_memory_bytes": 0, **changes,
             }
         )  # fmt: skip
-        capacity = Capacity(FINGERPRINT, ("lora",), 8_000_000_000, "cpu, float32")
-        started.append(RunningNode(settings, lambda _: participant_runner(held_app, capacity=capacity)))
+        able = {"methods": ["lora"], "memory_bytes": 8_000_000_000, "device": "cpu, float32"}
+        ready = pb.Ready(base_fingerprint=FINGERPRINT, **able)
+        started.append(RunningNode(settings, lambda _: participant_runner(held_app, ready=ready)))
         return started[-1]
 
     yield start

@@ -55,10 +55,10 @@ def test_a_node_says_what_it_holds(tmp_path):
     place = open_runner(
         a_run("tiny", fingerprint), settings(tmp_path, device="cpu", max_memory_gb=0.001), DATA, progress=told.append
     )
-    assert place.capacity.base_fingerprint == fingerprint
-    assert "lora" in place.capacity.methods
-    assert place.capacity.memory_bytes == 1_000_000
-    assert place.capacity.device.startswith("cpu, ")
+    assert place.ready.base_fingerprint == fingerprint
+    assert "lora" in place.ready.methods
+    assert place.ready.memory_bytes == 1_000_000
+    assert place.ready.device.startswith("cpu, ")
 
 
 def test_another_base_than_the_runs_is_found_before_work_begins(tmp_path):

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from client.task import Began, Capacity, ClientTask, Event, OfferedRun, Reported, TaskAnswer
+from client.task import Began, ClientTask, Event, OfferedRun, Reported, TaskAnswer
 from client.worker import Worker
 from plait.errors import check_abandoned
 from plait.rounds.channel import group_of
+from plait.v1 import federation_pb2 as pb
 
 RUN = OfferedRun(1, {}, b"")
 FIRST, SECOND = b"a" * 16, b"b" * 16
@@ -22,7 +23,7 @@ def task(message_type: str, group: str) -> ClientTask:
 class Busy:
     """A runner that works until its task is abandoned; also what the worker downloads from and uploads to."""
 
-    capacity: Capacity = field(default_factory=lambda: Capacity(b"", (), 0, ""))
+    ready: pb.Ready = field(default_factory=pb.Ready)
 
     def answer(self, task: ClientTask, body: bytes) -> TaskAnswer:
         while True:

@@ -21,7 +21,7 @@ from scoreboard.small_federation import HONEST, FakeModel, of_numbers
 from client.node import Node
 from client.session import Backoff
 from client.settings import NodeSettings, memory_folder
-from client.task import Capacity, Journal, OfferedRun, Style, TaskRunner, participant_runner
+from client.task import Journal, OfferedRun, Style, TaskRunner, participant_runner
 from plait.adapters import Layout
 from plait.errors import PeerError, check_abandoned
 from plait.ledger.ledger import Line, read_lines
@@ -31,6 +31,7 @@ from plait.rounds.memory import DiskMemory
 from plait.rounds.participant import Participant
 from plait.system.address import Address
 from plait.trust.kit import ClientKit, ServerKit
+from plait.v1 import federation_pb2 as pb
 from server.hosting import Terms
 from server.nodes_channel import NodesChannel
 from server.uploads import Limits
@@ -180,7 +181,9 @@ def _node(job: Job, number: int, port: int) -> Node:
         memory = DiskMemory(memory_folder(settings.state, run.run_id, name))
         way = ClientPipeline(PlainSender(name, kit.node_key.sign if kit else None))
         participant = Participant(name, model, memory, way=way)
-        return participant_runner(participant, capacity=Capacity(of_numbers.FINGERPRINT, ("lora",), 1 << 30, "cpu"))
+        fingerprint = of_numbers.FINGERPRINT
+        ready = pb.Ready(base_fingerprint=fingerprint, methods=["lora"], memory_bytes=1 << 30, device="cpu")
+        return participant_runner(participant, ready=ready)
 
     backoff = partial(Backoff, first_s=0.1, most_s=1.0)
     return Node(settings, open_runner, Journal(Style.QUIET, StringIO()), backoff=backoff, progress_s=1.0)
