@@ -173,6 +173,7 @@ class NodesChannel(Channel):
         self._sweeping: Future[None] | None = None
         self._register_read = 0.0
         self._stop = StopRequest()
+        wanted = limits.max_nodes + limits.max_unproven + limits.strangers
         self._server = GrpcServer(
             self._address,
             None if kit is None else server_credentials(kit),
@@ -189,7 +190,7 @@ class NodesChannel(Channel):
             guard=CallGuard(self._revocation, metrics=self._metrics),
             tend=self._tend,
             drain=lambda: self._sessions.close_all(pb.ToNode(drain=pb.Drain(finished=self._finished))),
-            options=[("grpc.max_allowed_incoming_connections", _most_connections(limits.max_connections))],
+            options=[("grpc.max_allowed_incoming_connections", _most_connections(wanted))],
         )
 
     def start(self) -> None:

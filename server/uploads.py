@@ -84,11 +84,6 @@ class Limits:
     stall_s: float = 30.0
     least_bytes_s: float = 65536.0
 
-    @property
-    def max_connections(self) -> int:
-        """The most connections at a time."""
-        return self.max_nodes + self.max_unproven + self.strangers
-
 
 class Transfer:
     """One transfer in progress; made and used in the event loop."""

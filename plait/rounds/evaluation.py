@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -75,15 +75,13 @@ class SequenceLosses:
             moved = [after - early for after, early in zip(self.losses, before.losses, strict=True)]
             change, change_error, _ = _mean_and_error(moved, self.counts, self.clusters)
         loss, error, clusters = _mean_and_error(self.losses, self.counts, self.clusters)
-        measured = ClientLoss(loss, self.tokens, self.examples, self.correct, error, change, change_error)
-        measured = replace(measured, metric_sums=self.metric_sums)
-        if self.clusters:
-            measured = replace(measured, clusters=clusters)
-        if not self.leads:
-            return measured
-        # Where rewards are equal, as before any training, neither reply is preferred: half of these count.
-        won, equal = sum(lead > 0 for lead in self.leads), sum(lead == 0 for lead in self.leads)
-        return replace(measured, correct=won + equal // 2, reward_margin=math.fsum(self.leads) / self.examples)
+        correct, margin = self.correct, None
+        if self.leads:
+            # Where rewards are equal, as before any training, neither reply is preferred: half of these count.
+            won, equal = sum(lead > 0 for lead in self.leads), sum(lead == 0 for lead in self.leads)
+            correct, margin = won + equal // 2, math.fsum(self.leads) / self.examples
+        worth, sizes = clusters if self.clusters else None, (self.tokens, self.examples)
+        return ClientLoss(loss, *sizes, correct, error, change, change_error, margin, worth, self.metric_sums)
 
     def to_bytes(self) -> bytes:
         """For this machine's own memory."""
@@ -97,8 +95,8 @@ class SequenceLosses:
         try:
             losses, counts, correct, digest, *more = cast("list[Any]", read_json(data))
             leads, sums = (*more, (), ())[:2]
-            known = cls(tuple(map(float, losses)), tuple(map(int, counts)), correct, digest, tuple(leads))
-            known = replace(known, metric_sums=dict(sums))
+            floats, ints = tuple(map(float, losses)), tuple(map(int, counts))
+            known = cls(floats, ints, correct, digest, tuple(leads), metric_sums=dict(sums))
         except (ValueError, TypeError):
             return None
         return known if known.to_bytes() == data and len(known.losses) == len(known.counts) > 0 else None

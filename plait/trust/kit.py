@@ -37,7 +37,6 @@ from plait.trust.keys import (
     read_secret,
     read_small,
     role_of,
-    server_names_of,
 )
 
 AUTHORITY_FILE = "ca.crt"
@@ -62,11 +61,10 @@ class TlsPair:
 
 @dataclass(frozen=True)
 class ServerKit:
-    """A server's kit: the names and addresses of its certificate, and the token (in hexadecimal) for its status."""
+    """A server's kit, with the token (in hexadecimal) for its status."""
 
     directory: Path
     tls: TlsPair
-    names: tuple[str, ...]
     operator_token: str = field(repr=False)
 
     @classmethod
@@ -77,17 +75,15 @@ class ServerKit:
         token = read_secret(directory / OPERATOR_TOKEN_FILE).decode(errors="replace").strip()
         if not _TOKEN.fullmatch(token):
             raise ConfigError(f"'{directory / OPERATOR_TOKEN_FILE}' is not a token, expected 64 hexadecimal digits")
-        names = server_names_of(read_certificate(directory / "server.crt"))
-        return cls(directory, tls, names, token)
+        return cls(directory, tls, token)
 
 
 @dataclass(frozen=True)
 class ClientKit:
-    """A client's kit; its node key signs enrolment and updates, and the server had `server_names` when it was made."""
+    """A client's kit; its node key signs enrolment and updates."""
 
     directory: Path
     name: str
-    server_names: tuple[str, ...]
     node_key: NodeKey
     tls: TlsPair
 
@@ -95,9 +91,9 @@ class ClientKit:
     def load(cls, directory: Path) -> Self:
         """Read and check ``DIR/clients/NAME`` of `plait provision`, or a copy of it."""
         _check_kind(directory, "client")
-        name, server_names = read_client_settings(directory)
+        name, _ = read_client_settings(directory)
         tls = _member_tls(directory, Role.CLIENT, name)
-        return cls(directory, name, server_names, NodeKey.load(directory / NODE_KEY_FILE), tls)
+        return cls(directory, name, NodeKey.load(directory / NODE_KEY_FILE), tls)
 
 
 @dataclass(frozen=True)
@@ -106,15 +102,14 @@ class StaffKit:
 
     directory: Path
     name: str
-    server_names: tuple[str, ...]
     tls: TlsPair
 
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read and check ``DIR/operators/NAME`` of `plait provision`, or a copy of it."""
         _check_kind(directory, Role.OPERATOR)
-        name, server_names = read_client_settings(directory)
-        return cls(directory, name, server_names, _member_tls(directory, Role.OPERATOR, name))
+        name, _ = read_client_settings(directory)
+        return cls(directory, name, _member_tls(directory, Role.OPERATOR, name))
 
 
 Kit: TypeAlias = ServerKit | ClientKit | StaffKit

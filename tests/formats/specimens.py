@@ -26,7 +26,8 @@ from plait.report.summary import summarise
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.rounds.run_state import damage_of, finished_in_checkpoint
 from plait.settings.table import read_config_table, toml_value
-from plait.trust.kit import ClientKit, ServerKit, StaffKit
+from plait.trust.keys import read_certificate, server_names_of
+from plait.trust.kit import ClientKit, ServerKit, StaffKit, read_client_settings
 from plait.trust.register import read_clients
 from plait.wire.envelope import open_envelope
 from plait.wire.messages import decode_reply, decode_task
@@ -83,9 +84,10 @@ def _kit(folder: Path) -> object:
     server = ServerKit.load(folder / "server")
     alice, olga = ClientKit.load(folder / "alice"), StaffKit.load(folder / "olga")
     keys = [each.tls.key.decode() for each in (server, alice, olga)]
-    own: dict[str, object] = {"register": read_clients(folder / "server" / "clients.json"), "names": server.names}
+    names = server_names_of(read_certificate(folder / "server" / "server.crt"))
+    own: dict[str, object] = {"register": read_clients(folder / "server" / "clients.json"), "names": names}
     own |= {"token": server.operator_token, "node": alice.node_key.public_bytes}
-    return own | {"keys": keys, "members": [(each.name, each.server_names) for each in (alice, olga)]}
+    return own | {"keys": keys, "members": [read_client_settings(each.directory) for each in (alice, olga)]}
 
 
 def _wire(folder: Path) -> object:

@@ -22,7 +22,7 @@ from plait.trust.provision import provision
 
 def test_a_kit_has_what_its_machine_needs_and_shows_no_secret(kits):
     server, client = ServerKit.load(kits / "server"), ClientKit.load(kits / "clients" / "alice")
-    assert server.names == client.server_names == ("localhost", "127.0.0.1")
+    assert read_client_settings(client.directory) == (client.name, ("localhost", "127.0.0.1"))
     assert len(bytes.fromhex(server.operator_token)) == 32
     assert server.tls.authority == client.tls.authority == (kits / "authority" / "ca.crt").read_bytes()
     assert (client.name, client.node_key) == ("alice", NodeKey.load(kits / "clients" / "alice" / "node.key"))
