@@ -137,7 +137,7 @@ def _registered(
     """Register new keys: last, so that their kits are complete; a second call registers what a crash left out."""
     known = {client.public_key for client in registered}
     fresh = [
-        RegisteredClient(kit.name, kit.public_key, now, role=kit.role) for kit in kits if kit.public_key not in known
+        RegisteredClient(kit.name, kit.public_key, now, None, kit.role) for kit in kits if kit.public_key not in known
     ]
     if fresh:
         write_clients(register, [*registered, *fresh])

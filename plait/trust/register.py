@@ -6,13 +6,13 @@ key. Members are clients and, with a ``role``, operators.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from plait.errors import ConfigError
 from plait.system.files import read_if_there, write_atomically
@@ -33,22 +33,8 @@ class Verdict(Enum):
     WRONG_NAME = "wrong name"
 
 
-@dataclass(frozen=True)
-class RegisteredClient:
-    """One line of the register.
-
-    The public key has 32 bytes: of an operator, who has no node key, the SHA-256 of the key in the certificate.
-    """
-
-    name: str
-    public_key: bytes
-    provisioned: datetime
-    revoked: datetime | None = None
-    role: Role = Role.CLIENT
-
-
 def _time(value: object) -> datetime:
-    return datetime.strptime(str(value), _TIME).replace(tzinfo=UTC)
+    return value if isinstance(value, datetime) else datetime.strptime(str(value), _TIME).replace(tzinfo=UTC)
 
 
 def _role(value: object) -> object:
@@ -60,10 +46,13 @@ def _role(value: object) -> object:
 _Time: TypeAlias = Annotated[datetime, BeforeValidator(_time)]
 
 
-class _Line(BaseModel):
-    """A client in the file; anything but null revokes it, so that a typing mistake never admits one."""
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", val_json_bytes="hex"))
+class RegisteredClient:
+    """One line of the register.
 
-    model_config = ConfigDict(extra="forbid", val_json_bytes="hex")
+    The public key has 32 bytes: of an operator, who has no node key, the SHA-256 of the key in the certificate.
+    Anything but null revokes, so that a typing mistake never admits a client.
+    """
 
     name: Annotated[str, AfterValidator(check_client_name)]
     public_key: Annotated[bytes, Field(min_length=PUBLIC_KEY_BYTES, max_length=PUBLIC_KEY_BYTES)]
@@ -73,7 +62,7 @@ class _Line(BaseModel):
 
 
 class _File(BaseModel):
-    clients: list[_Line]
+    clients: tuple[RegisteredClient, ...]
 
 
 class Register:
@@ -144,18 +133,19 @@ def read_clients(path: Path) -> tuple[RegisteredClient, ...]:
         raise ConfigError(f"'{path}' is missing, expected the register that `plait provision` made")
     try:
         read_json(data, pairs=_without_duplicates)
-        lines = _File.model_validate_json(data).clients
+        clients = _File.model_validate_json(data).clients
     except ValidationError as error:
         first = error.errors()[0]
         _, number, key, *_ = (*map(str, first["loc"]), "", "", "")
         what = f"{key or 'form'} of client {number}" if number else "list 'clients'"
         found, message = str(first["input"])[:40], first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{what} in '{path}' is {found!a}, {message}") from error
+        raise ConfigError(
+            f"{what} in '{path}' is {found!a}, {message}; restore the register that `plait provision` made"
+        ) from error
     except ValueError as error:
         raise ConfigError(
             f"'{path}' is not JSON with every key once: restore the register that `plait provision` made"
         ) from error
-    clients = tuple(RegisteredClient(**dict(line)) for line in lines)
     _check_unique(clients, path)
     return clients
 

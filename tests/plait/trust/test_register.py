@@ -15,7 +15,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def alice(now):
-    return RegisteredClient("alice", NodeKey.generate().public_bytes, now)
+    return RegisteredClient("alice", NodeKey.generate().public_bytes, now, None)
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_file_is_json_of_the_documented_form_one_client_a_line(path, alice, 
 
 
 def test_a_role_other_than_a_clients_is_written_and_read_back(path, alice, now):
-    olga = RegisteredClient("olga", b"o" * 32, now, role=Role.OPERATOR)
+    olga = RegisteredClient("olga", b"o" * 32, now, None, role=Role.OPERATOR)
     write_clients(path, [alice, olga])
     assert read_clients(path) == (alice, olga)
     assert [line.get("role") for line in json.loads(path.read_text())["clients"]] == [None, "operator"]
@@ -81,7 +81,7 @@ def test_a_list_that_has_become_unreadable_admits_no_one(path, alice, tmp_path):
 def test_a_key_twice_or_a_name_with_two_keys_that_hold_is_refused(path, alice, now):
     for clients, message in (
         ([alice, replace(alice, name="eve")], "key of 'eve' is listed twice"),
-        ([alice, RegisteredClient("ALICE", bytes(32), now)], "'ALICE' has two valid keys"),
+        ([alice, RegisteredClient("ALICE", bytes(32), now, None)], "'ALICE' has two valid keys"),
     ):
         write_clients(path, clients)
         with pytest.raises(ConfigError, match=message):
@@ -120,6 +120,6 @@ def test_the_standing_of_a_name_is_that_of_its_best_key_and_follows_the_file(pat
     register = Register(path)
     names = ("alice", "bob", "carol")
     assert [register.standing(name) for name in names] == [Verdict.KNOWN, Verdict.REVOKED_KEY, Verdict.UNKNOWN_KEY]
-    again = RegisteredClient("bob", NodeKey.generate().public_bytes, alice.provisioned)
+    again = RegisteredClient("bob", NodeKey.generate().public_bytes, alice.provisioned, None)
     write_clients(path, [again, replace(alice, revoked=alice.provisioned), bob])
     assert [register.standing(name) for name in names] == [Verdict.REVOKED_KEY, Verdict.KNOWN, Verdict.UNKNOWN_KEY]
