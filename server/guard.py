@@ -148,8 +148,6 @@ class CallGuard(grpc.aio.ServerInterceptor):
     """Refuses calls before they are served."""
 
     revocation: Revocation
-    _: KW_ONLY
-    metrics: Metrics
 
     def __post_init__(self) -> None:
         self._calls: Counter[str | None] = Counter()
@@ -219,7 +217,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         return self._shown[digest]
 
     async def _turn_away(self, refused: EnrolmentRefused, name: str | None, method: str, context: Context) -> None:
-        self.metrics.calls_refused.labels(refused.word).inc()
+        self.revocation.metrics.calls_refused.labels(refused.word).inc()
         now = time.monotonic()
         # Repeated attempts must not fill the log.
         if name is not None and now - self._logged.get(name, -_LOGGED_EVERY_S) >= _LOGGED_EVERY_S:

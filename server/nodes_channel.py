@@ -187,7 +187,7 @@ class NodesChannel(Channel):
                 limits=limits,
             ),
             more=[more(self._disk)] if more else [],
-            guard=CallGuard(self._revocation, metrics=self._metrics),
+            guard=CallGuard(self._revocation),
             tend=self._tend,
             drain=lambda: self._sessions.close_all(pb.ToNode(drain=pb.Drain(finished=self._finished))),
             options=[("grpc.max_allowed_incoming_connections", _most_connections(wanted))],

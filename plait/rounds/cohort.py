@@ -76,11 +76,9 @@ class ServerContext:
             return TrainTask(self.settings.to_train(number, client, steps=steps), broadcast)
 
         return Dispatch(
-            channel=self.channel,
             roster=self.roster,
             broadcasts=self.broadcasts(state),
             held=state.held,
-            ledger=self.ledger,
             purpose=purpose,
             task=task,
             patience=patience or self.plan.patience,
@@ -271,7 +269,7 @@ class Arrivals:
 
     def next(self, deadline: float | None, *, wanted: int) -> tuple[RoundAnswer, _Settle | None] | None:
         """The next answer and what was found in its update; None once all have answered or the deadline has passed."""
-        channel = self._dispatch.channel
+        channel = self._dispatch.roster.channel
         while len(self) < wanted and not self._work.is_full:
             # In a process with its clients no answer has come before it is asked for.
             if self._answers and not channel.open_ended:

@@ -11,7 +11,6 @@ from typing import Self
 from plait.errors import PeerError, check_abandoned
 from plait.ledger import events
 from plait.ledger.events import Reason
-from plait.ledger.ledger import Ledger
 from plait.rounds.broadcasts import Broadcasts
 from plait.rounds.channel import Channel, Data, NoAnswer, Patience, Purpose, TaskParts, group_of
 from plait.rounds.roster import REPLY_BYTES, RunRoster
@@ -191,11 +190,9 @@ class Dispatch:
         broadcasts: for clients that are asked from now on; those asked before stay with theirs.
     """
 
-    channel: Channel
     roster: RunRoster
     broadcasts: Broadcasts
     held: Mapping[str, bytes]
-    ledger: Ledger
     purpose: Purpose
     task: Callable[[str, int, bytes], Task]
     patience: Patience
@@ -203,7 +200,7 @@ class Dispatch:
 
     def __post_init__(self) -> None:
         group = group_of(self._number, self.attempt)
-        self._asking = RequestBatch(self.channel, purpose=self.purpose, group=group, patience=self.patience)
+        self._asking = RequestBatch(self.roster.channel, purpose=self.purpose, group=group, patience=self.patience)
         self._asked: dict[str, _Asked] = {}
         self._sent_spec: set[str] = set()
         self._sent_whole: set[str] = set()
@@ -260,7 +257,7 @@ class Dispatch:
             lacks = isinstance(answer.reply, Refusal) and answer.reply.reason is RefusalReason.NEED_FULL
             if not lacks or client in self._sent_whole:
                 return self._final(heard, answer)
-            self.ledger.note(
+            self.roster.ledger.note(
                 events.ReplyReceived(
                     round=self._asked[client].number,
                     client=client,
@@ -292,7 +289,7 @@ class Dispatch:
         broadcast = broadcasts.whole(track) if whole else broadcasts.leading_from(held, track)
         parts = encode_task(self.task(client, number, broadcast), whole=not held)
         cost = broadcasts.cost(broadcast, track)
-        self.ledger.note(
+        self.roster.ledger.note(
             events.Broadcast(
                 round=number,
                 client=client,

@@ -149,10 +149,6 @@ class Stored:
     steps: int = 0
     arrival: Arrival | None = None
 
-    def began(self, number: int) -> int:
-        """Rounds that the adapter had behind it with which its client began, if it is folded in round `number`."""
-        return (self.arrival.round if self.arrival else number) - 1
-
 
 @dataclass(eq=False, kw_only=True)
 class Spool:
@@ -254,9 +250,10 @@ class Spool:
         """What the accepted updates contribute, in client order; the next ones are decoded meanwhile."""
 
         def decoded(client: str) -> Contribution:
-            version, track = stored[client].began(number), stored[client].track
-            expected = self.expected(state.at(version), version + 1, client, track)
-            opened = open_update(self.load(version + 1, client), expected)
+            arrival, track = stored[client].arrival, stored[client].track
+            asked = arrival.round if arrival else number
+            expected = self.expected(state.at(asked - 1), asked, client, track)
+            opened = open_update(self.load(asked, client), expected)
             contribution = self.contribution(opened, expected, track)
             delta = contribution.delta
             if (factor := factors.get(client, 1.0)) != 1.0:

@@ -16,7 +16,7 @@ THREADS = 3
 
 @dataclass
 class Dispatched:
-    """A dispatch, its channel and its clock: some answers are there, and no others will come."""
+    """A dispatch, its roster, its channel and its clock: some answers are there, and no others will come."""
 
     there: deque
     deadlines: list = field(default_factory=list)
@@ -26,7 +26,7 @@ class Dispatched:
     def channel(self):
         return self
 
-    clock = channel
+    clock = roster = channel
 
     def now(self):
         return NOW
