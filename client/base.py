@@ -67,15 +67,6 @@ def check_machine(settings: NodeSettings, *, progress: Callable[[str], None]) ->
             locate_base(base, progress=progress)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """A run that the operator agrees to, settled for this node and on its base; `policy` is what then holds."""
-
-    settled: ResolvedConfig
-    base: LocatedBase
-    policy: Policy
-
-
 def agreed(
     run: OfferedRun,
     settings: NodeSettings,
@@ -83,8 +74,11 @@ def agreed(
     progress: Callable[[str], None],
     ask: Callable[[], bool] | None = None,
     spent: float = 0.0,
-) -> Agreement:
-    """Get consent to the run and then find its base, which may take minutes if it must be fetched."""
+) -> tuple[ResolvedConfig, LocatedBase, Policy]:
+    """Get consent to the run and then find its base, which may take minutes if it must be fetched.
+
+    Gives the run as settled for this node, the base, and the policy that then holds.
+    """
     settled, policy = _consented(run, settings, progress=progress, ask=ask, spent=spent)
     config, own_base = settled.config, settings.base_for(str(run.config.get("base", "")))
     try:
@@ -98,7 +92,7 @@ def agreed(
             f"base '{config.base}' is {found.hex()[:16]} here, expected {run.base_fingerprint.hex()[:16]} as at the "
             f"server; give --base the run's exact model: weights, config and tokenizer"
         )
-    return Agreement(settled, located, policy)
+    return settled, located, policy
 
 
 class KeptBase:
@@ -221,13 +215,13 @@ def open_runner(
         progress(f"{count:,} of {len(dataset.records):,} records belong to groups to forget: they are left out")
     known = ClientSecret.known(memory)
     spent = SpentJournal(journal, known.account if known else "").earlier()
-    agreement = agreed(run, settings, progress=progress, ask=ask, spent=spent)
-    resolved = resolve(agreement.settled, agreement.base)
+    settled, located, policy = agreed(run, settings, progress=progress, ask=ask, spent=spent)
+    resolved = resolve(settled, located)
     client = OwnClient(
         resolved,
         left,
         name=settings.name,
-        policy=agreement.policy,
+        policy=policy,
         max_rank=settings.max_rank,
         trainer=settings.trainer,
         sign=kit.node_key.sign if kit else None,

@@ -146,8 +146,8 @@ def test_a_large_plan_is_taken_where_somebody_is_shown_it_and_then_without_a_ter
     with pytest.raises(PolicyError, match="did not consent"):
         begin("declined", ask=lambda: False)
     assert any("more than an unattended client accepts: max-seq-len 100,000" in line for line in told)
-    assert begin("seen", ask=lambda: True).policy.max_seq_len == 100_000
-    assert begin("seen").policy.max_seq_len == 100_000
+    assert begin("seen", ask=lambda: True)[2].max_seq_len == 100_000
+    assert begin("seen")[2].max_seq_len == 100_000
 
 
 def test_a_base_of_the_hub_that_is_too_large_is_not_fetched(tmp_path, monkeypatch):
