@@ -156,12 +156,10 @@ class Node:
         self._run, self._runner = None if run.is_none else run, None
         self._uploads.withdraw_all("the server began another run")
         if run.is_none:
-            self._worker.rest()
             self._journal.report("waiting", "no run for this node now; waiting for the next")
-            return
-        if was_connected:
+        elif was_connected:
             self._journal.report("run", "the server begins another run", run_id=f"{run.run_id:016x}")
-        self._worker.move_to(run)
+        self._worker.move_to(self._run)
 
     def _prepared(self, run: OfferedRun, runner: TaskRunner) -> None:
         self._runner, ready = runner, runner.ready

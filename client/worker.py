@@ -326,15 +326,12 @@ class Worker:
         self._thread = watched_thread(self._work, name="worker", post=self.post)
         self._thread.start()
 
-    def rest(self) -> None:
-        """Drop everything: there is no run now. What was prepared stays until another begins."""
-        self.withdraw_all("the run is over")
-        with self._changed:
-            self._run = None
+    def move_to(self, run: OfferedRun | None) -> None:
+        """Drop everything and prepare for a run; `Prepared` or an error reports the result.
 
-    def move_to(self, run: OfferedRun) -> None:
-        """Drop everything and prepare for a run; `Prepared` or an error reports the result."""
-        self.withdraw_all("the server began another run")
+        Without one, what was prepared stays until another begins.
+        """
+        self.withdraw_all("the server began another run" if run else "the run is over")
         with self._changed:
             self._run = run
             self._changed.notify_all()

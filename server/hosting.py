@@ -65,40 +65,30 @@ class Hosting:
         run = self.run
         return run if run is not None and run.terms.run_id == session.run_id else None
 
-    def begin(self, run: HostedRun) -> None:
-        """Welcome all nodes to a run, in place of any other."""
-        self.directory = run.directory or self.directory
-        self._move_all(run)
-
-    def end(self) -> None:
-        """The run is over: its nodes wait for another."""
-        self._move_all(None)
-
-    def enter(self, session: NodeSession) -> None:
-        """Welcome a node that has just proved its key."""
-        with self.sessions.changed:
-            self._welcome(session)
-
-    def _move_all(self, run: HostedRun | None) -> None:
+    def host(self, run: HostedRun | None) -> None:
+        """Welcome all nodes to a run, in place of any other; None if they are to wait for the next."""
         with self.sessions.changed:
             before, self.run = self.run, run
+            self.directory = (run and run.directory) or self.directory
             for node in self.sessions.all():
                 session = node.session
                 if session is not None and session.is_open and (session.run_id or run is not None):
                     if before is not None and before.terms.run_id == session.run_id:
                         before.tasks.let_go(session)
-                    self._welcome(session)
+                    self.enter(session)
 
-    def _welcome(self, session: NodeSession) -> None:
-        run = self.run
-        self.sessions.move(session, 0 if run is None else run.terms.run_id)
-        welcome = pb.Welcome(session=session.token, node_id=session.node.number, stays=self.stays)
-        if run is not None:
-            terms = run.terms
-            welcome.run_id, welcome.run_config_json = terms.run_id, terms.run_config_json
-            welcome.base_fingerprint, welcome.max_answer_bytes = terms.base_fingerprint, run.max_answer_bytes
-            welcome.run_name = run.directory.name if run.directory else ""
-        session.put(pb.ToNode(welcome=welcome))
+    def enter(self, session: NodeSession) -> None:
+        """Welcome a node, which has just proved its key or is to work for another run."""
+        with self.sessions.changed:
+            run = self.run
+            self.sessions.move(session, 0 if run is None else run.terms.run_id)
+            welcome = pb.Welcome(session=session.token, node_id=session.node.number, stays=self.stays)
+            if run is not None:
+                terms = run.terms
+                welcome.run_id, welcome.run_config_json = terms.run_id, terms.run_config_json
+                welcome.base_fingerprint, welcome.max_answer_bytes = terms.base_fingerprint, run.max_answer_bytes
+                welcome.run_name = run.directory.name if run.directory else ""
+            session.put(pb.ToNode(welcome=welcome))
 
 
 def status_of_host(hosting: Hosting) -> str:

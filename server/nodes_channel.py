@@ -232,14 +232,14 @@ class NodesChannel(Channel):
             directory=inbox.parent,
         )
         self._begun, self._stop = run, stop or StopRequest()
-        self._hosting.begin(run)
+        self._hosting.host(run)
         log("run-begins", run=terms.run_id)
         return self
 
     def end(self) -> None:
         """End the run; its nodes stay, and wait for another."""
         run = self._hosting.run
-        self._hosting.end()
+        self._hosting.host(None)
         if run is not None:
             log("run-ends", run=run.terms.run_id)
         self._clear_inbox()

@@ -91,7 +91,7 @@ async def attend(data: bytes) -> None:
     tasks = TaskRegistry(INBOX, hosting.sessions)
     uploads = Uploads(INBOX, tasks, disk=DISK, limits=LIMITS, metrics=METRICS)
     tasks.give("ada", message_type="train", group="1", head=b"h", body=b"")
-    hosting.begin(HostedRun(terms, tasks=tasks, uploads=uploads, max_answer_bytes=1024))
+    hosting.host(HostedRun(terms, tasks=tasks, uploads=uploads, max_answer_bytes=1024))
     revocation = Revocation(admission, hosting=hosting, metrics=METRICS)
     await Attendance(hosting, revocation, METRICS, LIMITS).serve(Line(messages, certified))
 

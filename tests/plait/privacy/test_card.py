@@ -87,7 +87,7 @@ def test_status_shows_what_is_spent():
     run = HostedRun(
         Terms(1, {}, b""), tasks=of_nobody, uploads=of_nobody, max_answer_bytes=1, progress=lambda: nullcontext(now)
     )
-    hosting.begin(run)
+    hosting.host(run)
     said = json.loads(status_of_host(hosting))
     text = "epsilon 3.1 of 8 at delta 1e-05, by client"
     of_privacy = {"unit": "client", "epsilon": 3.1, "budget": 8.0, "delta": 1e-5, "text": text}
