@@ -63,8 +63,9 @@ def ran(original: Path, small: tuple[str, ...]) -> tuple[Path, list[str]]:
 def test_a_run_fits_and_tells_what_it_does(ran):
     _, lines = ran
     assert too_wide(lines) == []
-    for said in ("loading libraries", "partitioning my.jsonl", "round 2 of 2: training, ", "writing the report"):
-        assert any(said in line for line in lines), said
+    # which of the rounds is seen in training depends on when the display refreshes
+    for said in ("loading libraries", "partitioning my.jsonl", r"round \d of 2: training, ", "writing the report"):
+        assert any(re.search(said, line) for line in lines), said
 
 
 def test_the_three_commands_after_a_run_work_when_pasted(ran):
