@@ -17,12 +17,12 @@ from plait.ledger.ledger import read_events
 from plait.rounds.callbacks import CallbackRunner, Callbacks, names_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
+from server.served_run import ServedRun, open_served_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from plait.aggregation import Rule
-    from server.served_run import ServedRun
 
 
 class ServerSettings(RunSettings, ServingOptions, total=False):
@@ -103,8 +103,6 @@ class Server:
         Raises:
             PlaitError: it cannot serve, or not this run.
         """
-        from server.served_run import open_served_run  # brings numpy and gRPC along
-
         directory = self._directory
         if directory.has_started:
             self._hearing.repeat(read_events(directory.ledger))

@@ -59,11 +59,10 @@ def rule_named(text: str, rules: Mapping[str, Rule]) -> Rule:
     if rule is None and name in OPTIMIZERS:
         raise ConfigError(f"rule is '{name}', which is a server optimizer: give --server-optimizer {name}")
     if rule is None:
-        from plait.aggregation.own_rule import STATED, as_rule, stated_rule
-
-        if name == STATED:
-            return stated_rule(options)
-        rule = as_rule(find(Kind.RULE, name, known=rules), name=name)
+        own = _own()
+        if name == own.STATED:
+            return own.stated_rule(options)
+        rule = own.as_rule(find(Kind.RULE, name, known=rules), name=name)
     return rule.with_options(options) if options else rule
 
 
@@ -76,10 +75,15 @@ def optimizer_for(text: str) -> ServerOptimizer:
     name, options = parse_choice(text)
     optimizer = OPTIMIZERS.get(name)
     if optimizer is None:
-        from plait.aggregation.own_rule import as_optimizer  # few runs have parts of their own
-
-        optimizer = as_optimizer(find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS)), name=name)
+        found = find(Kind.SERVER_OPTIMIZER, name, known=("auto", *OPTIMIZERS))
+        optimizer = _own().as_optimizer(found, name=name)
     return with_options(optimizer, options, what=f"server optimizer '{name}'")
+
+
+def _own():
+    from plait.aggregation import own_rule  # few runs have parts of their own
+
+    return own_rule
 
 
 def check_rule(rule: Rule, server: Geometry, *, cohort: Collection[Geometry] = (), clients: int | None = None) -> None:

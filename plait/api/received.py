@@ -13,6 +13,7 @@ from plait.plugins import Kind, admit, is_named
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.settings.choice import parse_choice
 from plait.simulation.scheme import SCHEMES
+from plait.training.bases import is_on_disk
 
 # Settings that name files, places or servers.
 _LEADS_OUT = ("data", "publish", "callbacks", "fleet", "init-adapter")
@@ -80,8 +81,6 @@ def leads_out(settings: RunConfig) -> dict[str, str]:
     if settings.data == _OWN_DATA:
         found.pop("data")
     found |= {key: table[key] for key, _ in _plugins(settings)}
-    from plait.training.bases import is_on_disk  # with numpy
-
     if not is_on_disk(settings.base):
         found["base"] = settings.base
     return found

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from plait.api.received import admitted_settings
 from plait.api.result import Result
+from plait.api.running import go_on, start
 from plait.api.settings import RunSettings, base_name, dataset_of, run_config_of
 from plait.config import RunConfig
 from plait.data import MEMORY, Dataset
@@ -67,8 +68,6 @@ def simulate(
         KeyboardInterrupt: the user stopped it.
         Exception: a callback's own error. `resume` continues the run in all three cases, once it has begun.
     """
-    from plait.api.running import start  # with the libraries of a run
-
     config = run_config_of(
         {
             **settings,
@@ -155,8 +154,6 @@ def resume(
         KeyboardInterrupt: the user stopped it.
         Exception: what a callback raised.
     """
-    from plait.api.running import go_on  # with the libraries of a run
-
     directory = RunDirectory.find(Path(run))
     if directory.server.exists():
         again = f"the same plait.Server, or `plait resume {run}`, continues it"

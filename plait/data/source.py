@@ -36,9 +36,7 @@ def as_dataset(
             return source
         if isinstance(source, str) and source in BUILTINS:
             return BUILTINS[source](progress)
-    from plait.data.given import given_dataset
-
-    return given_dataset(source, columns=columns, split=split, name=name, progress=progress)
+    return _given().given_dataset(source, columns=columns, split=split, name=name, progress=progress)
 
 
 def check_data_name(data: str, *, columns: str = "", split: str = "") -> None:
@@ -49,6 +47,10 @@ def check_data_name(data: str, *, columns: str = "", split: str = "") -> None:
         DataError: it is the path of nothing.
     """
     if columns or split or data not in BUILTINS:
-        from plait.data.given import check_given
+        _given().check_given(data, columns=columns, split=split)
 
-        check_given(data, columns=columns, split=split)
+
+def _given():
+    from plait.data import given  # a built-in dataset needs none of it
+
+    return given

@@ -18,7 +18,7 @@ from plait.adapters.peft import AUTO_CLASS, HERE
 from plait.aggregation.geometry import Geometry, Pair, geometry_of
 from plait.data import Progress
 from plait.errors import ConfigError
-from plait.exporting.plain_lora import ONLY_PEFT, check_fit, lora_fault
+from plait.exporting.plain_lora import ONLY_PEFT, check_fit, export_weights, lora_fault
 from plait.exporting.request import CardStyle, Command, ExportRequest, Writer, Written, export_card
 from plait.exporting.source import Source, locate_weights
 from plait.system.files import failures_to, write_atomically
@@ -42,9 +42,8 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
         )
     located = locate_weights(source, progress=progress)
     progress("reading the base's layers")
-    from plait.training.export_weights import describe_base, merge_with_peft
-
-    shape = describe_base(located.directory, source.spec.task, source.spec.labels)
+    weights = export_weights()
+    shape = weights.describe_base(located.directory, source.spec.task, source.spec.labels)
     if shape.quantised:
         raise ConfigError(
             f"weights of base '{source.base.name}' are quantised, so a merge would round them again: "
@@ -62,7 +61,7 @@ def prepare_merged(request: ExportRequest, progress: Progress) -> Writer:
             copy_model(located.directory, folder)
             merge_in_place(folder, geometry, source.state)
         else:
-            merge_with_peft(located.directory, source.spec, source.state, folder)
+            weights.merge_with_peft(located.directory, source.spec, source.state, folder)
         card = export_card(source, _STYLE, language="python", usage=_usage(source, HERE))
         write_atomically(folder / "README.md", card.encode())
         return Written((Command("load it with transformers", _usage(source, str(request.directory))),))

@@ -26,7 +26,6 @@ from plait.system.text import Json
 from plait.training.bases import locate_config
 
 if TYPE_CHECKING:
-    # At run time it would import torch, which most refusals need not wait for.
     from plait.training.export_weights import BaseShape
 
 ONLY_PEFT: Mapping[str, str] = {
@@ -69,9 +68,14 @@ def lora_fault(spec: AdapterSpec) -> str | None:
 def shape_of_base(source: Source, progress: Progress) -> "BaseShape":
     """The layers of an adapter's base, from its config alone."""
     progress("reading the base's layers")
-    from plait.training.export_weights import describe_base
+    return export_weights().describe_base(locate_config(source.base.here), source.spec.task)
 
-    return describe_base(locate_config(source.base.here), source.spec.task)
+
+def export_weights():
+    """`plait.training.export_weights`, which brings torch; most refusals need not wait for it."""
+    from plait.training import export_weights
+
+    return export_weights
 
 
 def check_fit(geometry: Geometry, shape: "BaseShape", *, base: str) -> None:

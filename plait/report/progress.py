@@ -24,9 +24,7 @@ def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
     if quiet:
         yield lambda _text: None
         return
-    from plait.report.terminal import shown_status  # rich
-
-    with shown_status(message) as show:
+    with _terminal().shown_status(message) as show:
         yield show
 
 
@@ -36,8 +34,11 @@ def watch(ledger: Path, *, rounds: int, cohort: int, evaluators: int, quiet: boo
     if quiet:
         yield
         return
-
-    from plait.report.terminal import shown  # rich
-
-    with shown(ledger, rounds=rounds, cohort=cohort, evaluators=evaluators):
+    with _terminal().shown(ledger, rounds=rounds, cohort=cohort, evaluators=evaluators):
         yield
+
+
+def _terminal():
+    from plait.report import terminal  # rich
+
+    return terminal

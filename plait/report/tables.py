@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from plait.ledger import fleet
 from plait.ledger.events import Audited, Evaluated, MembershipAttack
 from plait.ledger.run_view import RunView
 from plait.report.answers import decided
@@ -60,8 +61,7 @@ def tables_of_parts(view: RunView) -> tuple[Table, ...]:
     if "rounds-mode" in view.start.config:
         found.append(staleness_table(view))
     if view.other_events.keys() & {"privacy_started", "client_withdrawn", "withdrawn"}:
-        from plait.report import privacy  # most runs have none
-
+        privacy = _privacy()
         found += (privacy.epsilon_table(view), privacy.withdrawal_table(view))
     return tuple(found)
 
@@ -76,14 +76,16 @@ def figures_of(view: RunView) -> dict[str, Json]:
     """What parts besides the core add to a run's summary."""
     found: dict[str, Json] = {}
     if "fleet" in view.start.config:
-        from plait.ledger import fleet  # most runs have none
-
         found |= fleet.figures_of(view)
     if "privacy" in view.cards:
-        from plait.report import privacy
-
-        found |= privacy.figures_of(view)
+        found |= _privacy().figures_of(view)
     return found
+
+
+def _privacy():
+    from plait.report import privacy  # most runs have none
+
+    return privacy
 
 
 def loss_by_round_table(view: RunView) -> Table:

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from plait.errors import ConfigError, did_you_mean
+from plait.own_code import chosen_function
 from plait.plugins import Kind, find
 
 T = TypeVar("T")
@@ -107,8 +108,6 @@ def function_named(
     kind: Kind, text: str, takes: tuple[str, ...], *, known: Iterable[str] = ()
 ) -> Callable[..., object]:
     """A user's own function of these parameters, found by its name, with its options; else ConfigError."""
-    from plait.own_code import chosen_function  # few runs have parts of their own
-
     name, options = parse_choice(text)
     what, found = f"{kind} '{name}'", find(kind, name, known=known)
     if not callable(found):

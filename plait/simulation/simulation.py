@@ -1,10 +1,9 @@
 """The clients of a simulated run: one shared base in memory, each client's data, and each client's state."""
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +22,10 @@ from plait.training.local_model import PeftLocalModel
 
 if TYPE_CHECKING:
     from plait.rounds.data_journal import ClientSecret
+    from plait.simulation.keys import SimulatedKeys
     from plait.simulation.workers import Workers
     from plait.training.local_model import OwnTrainer
-    from plait.trust.keys import NodeIdentity, NodeKey
+    from plait.trust.keys import NodeIdentity
 
 # With more clients than these, the text is tokenised again for each task.
 _MODELS_KEPT = 4096
@@ -62,7 +62,6 @@ class Simulation:
         self.directory = RunDirectory(Path(config.out))
         self._terms = {rank: run.terms("", max_rank=rank) for rank in config.ranks}
         self._shared = shared_bytes()
-        self._keys: dict[str, NodeKey] = {}
         self._memories: dict[int, VolatileMemory] = {}
         self._models: OrderedDict[int, PeftLocalModel] = OrderedDict()
         self._workers: Workers | None = None
@@ -112,29 +111,20 @@ class Simulation:
             say(error.in_full, quiet=False)
 
     def vouch(self, client: str, identity: bytes, *_proof: bytes) -> bool:
-        """Whether a node key is a client's; a simulation has one operator, so keys follow from its seed."""
-        return self._key(client).public_bytes == identity
-
-    # Only runs with masks or differential privacy need keys.
-
-    def _secret(self, name: str) -> "ClientSecret":
-        from plait.rounds.data_journal import ClientSecret
-
-        return ClientSecret.simulated(self.run.config.seed, name)
+        """Whether a node key is a client's."""
+        return self._keys.vouch(client, identity)
 
     def _identity(self, name: str) -> "NodeIdentity":
-        from plait.trust.keys import NodeIdentity
+        return self._keys.identity(name)
 
-        key = self._key(name)
-        return NodeIdentity(key.public_bytes, key.sign, self.vouch)
+    def _secret(self, name: str) -> "ClientSecret":
+        return self._keys.secret(name)
 
-    def _key(self, name: str) -> "NodeKey":
-        from plait.trust.keys import NodeKey
+    @cached_property
+    def _keys(self) -> "SimulatedKeys":
+        from plait.simulation.keys import SimulatedKeys
 
-        if name not in self._keys:
-            text = f"node key of a simulation {self.run.config.seed} {name}"
-            self._keys[name] = NodeKey.from_seed(hashlib.sha256(text.encode()).digest())
-        return self._keys[name]
+        return SimulatedKeys(self.run.config.seed)
 
     def channel(self, stop: StopRequest | None = None) -> Channel:
         """A channel to all clients, by the virtual clock of their fleet if they have one."""

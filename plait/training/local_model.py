@@ -160,10 +160,8 @@ class PeftLocalModel:
             metrics=metrics,
         )
         if metrics and not metrics.classes:
-            from plait.training.answers import sums_of_held_out
-
             tokenizer, length = self.base.tokenizer, settings.seq_len
-            sums = sums_of_held_out(found, metrics, model, held_out, tokenizer, seq_len=length)
+            sums = _answers().sums_of_held_out(found, metrics, model, held_out, tokenizer, seq_len=length)
             found = replace(found, metric_sums=sums)
         return replace(found, clusters=clusters)
 
@@ -175,9 +173,7 @@ class PeftLocalModel:
 
         metrics = RunMetrics.of(settings.eval_metrics, len(spec.labels), masked=settings.secure_aggregation)
         if not metrics.classes:
-            from plait.training import answers  # with what generates text
-
-            answers.check_records(metrics, self.kind)
+            _answers().check_records(metrics, self.kind)
         return metrics
 
     def objective(self, settings: Settings) -> TrainingObjective:
@@ -254,6 +250,12 @@ def _is_without_effect(spec: AdapterSpec, state: AdapterState) -> bool:
     config, geometry = spec.peft_config, geometry_of(spec)
     is_plain = config.get("peft_type") == "LORA" and not config.get("use_dora") and not geometry.others
     return is_plain and not any(pair.b_of(state.flat).any() for pair in geometry.pairs)
+
+
+def _answers():
+    from plait.training import answers  # with what generates text
+
+    return answers
 
 
 def data_seed(seed: int, split: Split) -> int:

@@ -237,9 +237,7 @@ def decode_task(data: bytes, *, max_bytes: int, held: Callable[[bytes], str] = l
         case None:
             raise PeerError("task is empty: it must describe, train, evaluate or mask")
         case _:  # masking
-            from plait.wire.masked_messages import read_task
-
-            return read_task(message.masking)
+            return _masked().read_task(message.masking)
 
 
 def broadcast_of(data: bytes, *, max_bytes: int) -> Header | None:
@@ -328,9 +326,13 @@ def decode_reply(data: bytes | memoryview, *, max_bytes: int) -> Reply:
         case None:
             raise PeerError("reply is empty: it must hold a card, an update, an evaluation or a refusal")
         case _:  # masked
-            from plait.wire.masked_messages import read_reply
+            return _masked().read_reply(message.masked)
 
-            return read_reply(message.masked)
+
+def _masked():
+    from plait.wire import masked_messages  # most runs have no masks
+
+    return masked_messages
 
 
 def _checked_card(card: ClientCard) -> ClientCard:
