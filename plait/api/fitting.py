@@ -7,7 +7,8 @@ from plait.system import machine
 from plait.training.bases import locate_config, quiet_libraries
 from plait.training.blueprint import design, read_base_config
 from plait.training.device import choose_compute, gpus, has_memory_of_its_own, matrix_gflops, memory_for_steps
-from plait.training.memory_plan import ModelSize, StepPlan, plan_step, size_of, what_would_fit
+from plait.training.memory_plan import SLACK, ModelSize, StepPlan, plan_step, size_of, what_would_fit
+from plait.training.traced_memory import traced_bytes
 
 Finding = tuple[str, ...]
 """What was looked at, what was found and, if something is missing, what to do."""
@@ -48,27 +49,40 @@ def plan_of(
     host = stated_card or has_memory_of_its_own(compute.device)
     value_bytes = compute.dtype.itemsize
     size = size_of(config, spec, value_bytes=value_bytes, on_cpu=on_cpu, host_has_room=host, seq_len=seq_len)
-    if size is None:
-        raise ConfigError(
-            "memory is predicted for lora and qlora without dropout on bases like Llama, for sequences within the "
-            f"window of their attention, not for '{method}' on a base of type {config.model_type} at {seq_len} tokens; "
-            "start with a small --batch-size"
-        )
     budget = memory_for_steps(compute.device, memory_bytes) or machine.memory_bytes()
+    memory = ("memory", f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}")
+    if size is None:
+        try:
+            base_bytes, held, peak = traced_bytes(
+                config, spec, sequences=batch_size, seq_len=seq_len, dtype=compute.dtype, on_cpu=on_cpu
+            )
+        except (RuntimeError, TypeError, ValueError) as error:  # NotImplementedError is a RuntimeError
+            raise ConfigError(
+                f"memory of '{method}' on a base of type {config.model_type} cannot be predicted; start with a small "
+                "--batch-size"
+            ) from error
+        return [
+            ("base", f"{base} in {compute.dtype_name}, {base_bytes / 1e9:.2f} GB"),
+            _adapter(rank, spec.layout.size, held, on_cpu=on_cpu),
+            memory,
+            ("batch", f"{batch_size} x {seq_len}, by the model's own modules"),
+            ("predicted peak", f"{peak / 1e9:.2f} GB" + ("" if SLACK * peak <= budget else ", does not fit")),
+        ]
     plan = plan_step(size, batch=batch_size, seq_len=seq_len, budget=budget)
     fitting = "" if plan.fits else what_would_fit(size, seq_len=seq_len, budget=budget)
     held = "NF4 and " if size.four_bits else ""
     return [
         ("base", f"{base} in {held}{compute.dtype_name}, {size.base_bytes / 1e9:.2f} GB"),
-        (
-            "adapter",
-            f"rank {rank}, {size.adapter:,} parameters, {size.resident_bytes / 1e9:.2f} GB with the base"
-            + (" and the libraries" if on_cpu else ""),
-        ),
-        ("memory", f"{budget / 1e9:.1f} GB of {'the stated device' if memory_bytes else compute.device}"),
+        _adapter(rank, size.adapter, size.resident_bytes, on_cpu=on_cpu),
+        memory,
         ("batch", f"{batch_size} x {seq_len}" + (f", in {plan.cuts} parts" if plan.cuts > 1 else "")),
         *_of_plan(plan, size, fitting),
     ]
+
+
+def _adapter(rank: int, parameters: int, held: int, *, on_cpu: bool) -> Finding:
+    beside = " and the libraries" if on_cpu else ""
+    return "adapter", f"rank {rank}, {parameters:,} parameters, {held / 1e9:.2f} GB with the base{beside}"
 
 
 def _of_plan(plan: StepPlan, size: ModelSize, fitting: str) -> list[Finding]:

@@ -28,8 +28,9 @@ SLICES = (SLICE_ELEMENTS_ON_GPU, SLICE_ELEMENTS_ON_GPU >> 2, SLICE_ELEMENTS_ON_G
 """Logits of the loss that may exist at a time, in the order they are tried."""
 _FUSED = ("llama", "mistral", "qwen2")
 _BLOCK, _OUTER_BLOCK, _TABLE_BYTES = 64, 256, 1092  # of NF4 as bitsandbytes keeps it
-PROCESS_BYTES = 430_000_000
+PROCESS_BYTES = 450_000_000
 """What a training process has in memory besides: Python, the libraries, and what their kernels keep."""
+_WORD_BYTES = 1_000  # that a tokenizer takes per word: 880 of Qwen2.5's, 1,000 of SmolLM2's, 1,280 of Gemma 3's
 FLOAT32 = 4
 """Bytes per number of an adapter in training, whatever the base's type."""
 MASTERS = 3 * FLOAT32
@@ -151,12 +152,25 @@ class ModelSize:
     @property
     def resident_bytes(self) -> int:
         """Of base, adapter and optimizer; on a CPU also of the process, and of what the training began with."""
-        training = self.training
-        each = MASTERS + FLOAT32 * training.copies
-        if self.on_cpu:
-            each += FLOAT32 * (1 + training.carried)
-        held = self.base_bytes + self.adapter * (self.value_bytes * (1 + training.stacked) + training.optimizes * each)
-        return held + PROCESS_BYTES if self.on_cpu else held
+        return held_bytes(
+            self.base_bytes,
+            adapter=self.adapter,
+            words=self.words,
+            value_bytes=self.value_bytes,
+            on_cpu=self.on_cpu,
+            training=self.training,
+        )
+
+
+def held_bytes(
+    base: int, *, adapter: int, words: int, value_bytes: int, on_cpu: bool, training: Training = Training()
+) -> int:
+    """What a training process holds between steps, with a base of so many bytes; see `ModelSize.resident_bytes`."""
+    each = MASTERS + FLOAT32 * training.copies
+    if on_cpu:
+        each += FLOAT32 * (1 + training.carried)
+    held = base + adapter * (value_bytes * (1 + training.stacked) + training.optimizes * each)
+    return held + PROCESS_BYTES + _WORD_BYTES * words if on_cpu else held
 
 
 def _normal_float_bytes(values: int) -> int:

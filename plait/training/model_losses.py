@@ -24,8 +24,8 @@ Tensor = torch.Tensor
 
 # If fewer positions than this count, only those are widened to float32: at 49,152 words each they dominate.
 _MOSTLY = 0.75
-_HELD_ON_CPU = 1 << 26
-"""Logits that a CPU's memory holds at once; fewer are computed as PEFT computes them."""
+MOST_LOGITS = SLICE_ELEMENTS_ON_GPU
+"""Logits that may exist at once; as many or fewer are computed as PEFT computes them."""
 
 
 class ModelLosses:
@@ -77,7 +77,7 @@ class ModelLosses:
 
     def _by_slices(self, batch: Sequence[Example]) -> Tensor | None:
         """None where all logits can be held."""
-        if self._sliced is None or not self._sliced.pays(batch, self._device):
+        if self._sliced is None or not self._sliced.pays(batch):
             return None
         tokens, mask = pad([example.tokens for example in batch], self._pad_token, self._device)
         found = self._sliced.token_losses(tokens, mask, [example.labels for example in batch])
@@ -103,10 +103,9 @@ class SlicedHead:
         words = getattr(found, "out_features", None)
         return cls(model, found, words) if isinstance(found, nn.Module) and isinstance(words, int) else None
 
-    def pays(self, batch: Sequence[Example], device: torch.device) -> bool:
+    def pays(self, batch: Sequence[Example]) -> bool:
         """Whether the batch's logits are too many to be held."""
-        most = _HELD_ON_CPU if device.type == "cpu" else SLICE_ELEMENTS_ON_GPU
-        return len(batch) * max(len(example.tokens) for example in batch) * self.words > most
+        return len(batch) * max(len(example.tokens) for example in batch) * self.words > MOST_LOGITS
 
     def token_losses(self, tokens: Tensor, mask: Tensor | None, labels: Sequence[NDArray[np.int32]]) -> Tensor | None:
         """Cross-entropy of every label token, (counted,) float32; None if the model changes its head's output."""

@@ -5,6 +5,7 @@ base's token for the beginning of a text. Where texts are private, or not packed
 sequence of its own, and cut.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -31,6 +32,9 @@ def training_objective(text: str) -> TrainingObjective:
     from plait.training.preferences import Preferences
 
     return Preferences(text)
+
+
+_TEXTS_AT_ONCE = 16  # an encoding takes many times the memory of its tokens
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,16 @@ def _texts(records: Sequence[Record], tokenizer: Tokenizer, form: ExampleFormat)
     return [Example(row, row, record=int(place)) for row, place in zip(rows, begins, strict=True)]
 
 
-def _token_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+def _token_ids(tokenizer: Tokenizer, texts: list[str]) -> Sequence[Sequence[int]]:
     backend = cast("Any", getattr(tokenizer, "backend_tokenizer", None))
     if not hasattr(backend, "encode_batch_fast"):
         return tokenizer(texts, add_special_tokens=False)["input_ids"]
     # Without token offsets, which are not read here: that saves a quarter of the time.
     backend.no_truncation()
     backend.no_padding()
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    parts = (texts[start : start + _TEXTS_AT_ONCE] for start in range(0, len(texts), _TEXTS_AT_ONCE))
+    encoded = (each for part in parts for each in backend.encode_batch_fast(part, add_special_tokens=False))
+    return [array("i", encoding.ids) for encoding in encoded]
 
 
 def _classify(records: Sequence[Record], labels: Sequence[str], tokenizer: Tokenizer, seq_len: int) -> list[Example]:

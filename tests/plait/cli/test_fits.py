@@ -20,10 +20,18 @@ def test_doctor_plans_training_for_a_stated_memory(plait):
 
 
 @pytest.mark.slow
+def test_doctor_traces_a_step_that_is_not_fused(plait):
+    for what, fits in ((("tiny", "--method", "dora"), True), (("mistral-7b", "--seq-len", 4097), False)):
+        ran = plait("doctor", "--base", *what, "--max-memory-gb", 30, "--json")
+        found = {finding["what"]: finding["found"] for finding in json.loads(ran.out)}
+        assert "by the model's own modules" in found["batch"]
+        assert ("does not fit" in found["predicted peak"]) is not fits
+
+
+@pytest.mark.slow
 def test_doctor_plans_only_what_it_can_predict(plait):
-    for what in (("tiny", "--method", "dora"), ("mistral-7b", "--seq-len", 4097)):
-        ran = plait("doctor", "--base", *what)
-        assert ran.code == 2
-        assert "memory is predicted for lora and qlora" in ran.err
+    ran = plait("doctor", "--base", "tiny", "--method", "prompt")
+    assert ran.code == 2
+    assert "memory of 'prompt' on a base of type llama cannot be predicted" in ran.err
     ran = plait("doctor", "--base", "tiny", "--server", "localhost:1")
     assert "plait doctor --base has no option --server" in " ".join(ran.err.split())

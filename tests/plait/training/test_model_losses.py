@@ -77,7 +77,7 @@ def batch() -> list[Example]:
 @pytest.fixture
 def sliced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Slices of seven rows, whatever the batch; the rows of every slice, and of every product with a frozen head."""
-    monkeypatch.setattr(model_losses, "_HELD_ON_CPU", 0)
+    monkeypatch.setattr(model_losses, "MOST_LOGITS", 0)
     monkeypatch.setattr(model_losses, "SLICE_ELEMENTS_ON_GPU", 7 * WORDS)
     honest, seen = model_losses.SlicedHead._losses, list[int]()
 
