@@ -27,7 +27,7 @@ from plait.errors import ConfigError, PeerError
 from plait.evidence.envelope import STATEMENT, Signer, enveloped, statement
 from plait.ledger.events import DescribedClient
 from plait.ledger.ledger import canonical
-from plait.report.progress import status
+from plait.report.terminal import status
 from plait.rounds.channel import Purpose, round_and_attempt
 from plait.rounds.data_journal import extended
 from plait.rounds.evaluation import client_losses, mean_loss

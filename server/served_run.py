@@ -28,7 +28,7 @@ from plait.ledger.ledger import OnEvent, read_events
 from plait.ledger.run_now import LiveProgress
 from plait.ledger.run_view import RunView
 from plait.page.beside import page_address, page_beside
-from plait.report.progress import say, status, watch
+from plait.report.terminal import say, status, watch
 from plait.report.wording import plural
 from plait.rounds.callbacks import heard
 from plait.rounds.channel import StopRequest

@@ -35,7 +35,7 @@ from plait.errors import ConfigError, DiskFullError, PeerError, PlaitError, Poli
 from plait.ledger.events import ClientTurnedAway, Event, RoundStarted, WaitingForClients
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
-from plait.report.progress import say
+from plait.report.terminal import say
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.settle import check_vouched_for, settle

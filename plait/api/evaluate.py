@@ -16,7 +16,7 @@ from plait.api.settings import base_name, dataset_of
 from plait.errors import ConfigError
 from plait.objectives import SFT, usual_objective
 from plait.plugins import admit
-from plait.report.progress import status
+from plait.report.terminal import status
 from plait.rounds.evaluation import ClientLoss, wilson
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.system.text import Json

@@ -19,7 +19,7 @@ from plait.exporting.merged import prepare_merged
 from plait.exporting.peft import prepare_peft, prepare_vllm
 from plait.exporting.request import Command, ExportRequest, Prepare
 from plait.exporting.source import is_node_state, open_node, open_personal, open_source
-from plait.report.progress import say, status
+from plait.report.terminal import say, status
 from plait.system.files import directory_written_aside, failures_to
 from plait.system.text import Json
 

@@ -13,8 +13,8 @@ from plait.config import RunConfig
 from plait.data import Dataset, check_data_name
 from plait.errors import ConfigError
 from plait.ledger.ledger import OnEvent
-from plait.report.progress import status
 from plait.report.summary import write_report
+from plait.report.terminal import status
 from plait.rounds.callbacks import check_callbacks, trackers_of
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory

@@ -11,8 +11,8 @@ from plait.data import BUILTINS
 from plait.errors import PlaitError
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
-from plait.report.progress import say, status
 from plait.report.samples import FILE, MAX_TOKENS, Sample
+from plait.report.terminal import say, status
 from plait.report.wording import duration_text
 from plait.rounds.run_directory import RunDirectory, check_given_out
 from plait.run import Run

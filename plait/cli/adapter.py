@@ -16,8 +16,8 @@ from plait.api.evaluate import evaluate as evaluated
 from plait.api.export import Export
 from plait.api.export import export as exported
 from plait.cli.output import RunOrNewest, print_json, print_tables, run_or_newest
-from plait.report.progress import say, status
 from plait.report.table import Table
+from plait.report.terminal import say, status
 from plait.report.wording import accuracy_text, change_text, reward_text, within_text
 from plait.rounds.evaluation import ClientLoss, wilson
 from plait.system.text import escaped

@@ -18,9 +18,9 @@ from plait.ledger.ledger import append_event, read_events
 from plait.ledger.privacy import PrivacyCard
 from plait.ledger.run_view import RunView
 from plait.plugins import admit
-from plait.report.progress import say, status
 from plait.report.summary import write_report
 from plait.report.tables import membership_table, verdict
+from plait.report.terminal import say, status
 from plait.rounds.run_directory import RunDirectory
 from plait.training.bases import quiet_libraries
 

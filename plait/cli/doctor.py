@@ -17,9 +17,9 @@ from plait import __version__
 from plait.cli.output import print_json, print_tables
 from plait.data import cache_directory
 from plait.errors import ConfigError
-from plait.report.progress import status
 from plait.report.status import status_tables
 from plait.report.table import Table
+from plait.report.terminal import status
 from plait.report.wording import clean
 from plait.system import machine
 from plait.system.address import Address

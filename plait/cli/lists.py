@@ -15,8 +15,8 @@ from plait.errors import ConfigError
 from plait.flower import ALL_RULES
 from plait.plugin_search import installed
 from plait.plugins import Kind
-from plait.report.progress import status
 from plait.report.table import Table
+from plait.report.terminal import status
 from plait.run import blueprint_of
 from plait.settings.choice import options_of
 from plait.settle import settle

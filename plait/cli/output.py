@@ -10,9 +10,8 @@ import typer
 from rich.console import Console
 
 from plait.errors import ConfigError
-from plait.report.progress import say
 from plait.report.table import Table
-from plait.report.terminal import to_rich
+from plait.report.terminal import say, to_rich
 from plait.system.text import fitted
 
 

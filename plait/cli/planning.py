@@ -17,7 +17,7 @@ from plait.config import RunConfig
 from plait.data import Dataset, as_dataset
 from plait.errors import ConfigError
 from plait.plugins import admit
-from plait.report.progress import say, status
+from plait.report.terminal import say, status
 from plait.settle import settle
 from plait.simulation.scheme import default_scheme, likely_clients
 from plait.system.files import write_atomically

@@ -27,9 +27,9 @@ from plait.ledger.privacy import (
 )
 from plait.ledger.run_view import RunView
 from plait.report.privacy import client_epsilon_table, together_table
-from plait.report.progress import status
 from plait.report.table import card_table
 from plait.report.tables import membership_table, tables_of_parts
+from plait.report.terminal import status
 from plait.rounds.audit import Verified, check_signatures
 from plait.rounds.run_directory import RunDirectory, recorded_settings
 from plait.rounds.run_state import damage_of

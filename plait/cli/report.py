@@ -13,9 +13,9 @@ from plait.cli.simulate import show
 from plait.evidence.bundle import bundle_of, page_of
 from plait.evidence.envelope import Signer
 from plait.ledger.run_view import RunView
-from plait.report.progress import say, status
 from plait.report.summary import write_report
 from plait.report.tables import report_tables
+from plait.report.terminal import say, status
 from plait.rounds.run_directory import RunDirectory
 from plait.studies.comparison import compare as compare_runs
 from plait.studies.comparison import comparison_tables

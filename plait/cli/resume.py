@@ -15,8 +15,8 @@ from plait.cli.simulate import Verbose, page_of_run, show, stopped_by_interrupt,
 from plait.cli.verbs import SERVE_AGAIN
 from plait.config import RunConfig, to_toml
 from plait.errors import ConfigError
-from plait.report.progress import say, status
 from plait.report.summary import write_report
+from plait.report.terminal import say, status
 from plait.rounds.run_directory import RunDirectory
 from plait.system.files import write_atomically
 

@@ -13,7 +13,7 @@ import typer
 from plait.cli.output import run_or_newest
 from plait.errors import RunInterrupted
 from plait.page.beside import page_address, page_token, shown_address
-from plait.report.progress import say
+from plait.report.terminal import say
 from plait.system.files import failures_to
 
 _LOG_BYTES = 16 << 20

@@ -21,8 +21,8 @@ from plait.errors import DiskFullError, RunInterrupted
 from plait.ledger.ledger import read_events
 from plait.ledger.run_view import RunView
 from plait.report.answers import answers
-from plait.report.progress import say
 from plait.report.tables import report_tables, shown_first
+from plait.report.terminal import say
 from plait.rounds.channel import StopRequest
 from plait.rounds.run_directory import RunDirectory
 from plait.system.text import escaped

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from plait.errors import ConfigError, MachineError
-from plait.report.progress import say
+from plait.report.terminal import say
 from plait.system.address import Address
 from plait.system.child import Sidecar
 

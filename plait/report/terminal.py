@@ -1,6 +1,7 @@
-"""What a terminal shows: tables, what is done, and the progress of a run. Importing this loads rich."""
+"""What a terminal shows: a line, tables, what is done, and the progress of a run."""
 
 import contextlib
+import sys
 import threading
 import time
 from collections import Counter
@@ -30,7 +31,7 @@ from plait.report.wording import (
     repetition_sentence,
     truncation_sentence,
 )
-from plait.system.text import escaped, printable, to_go
+from plait.system.text import escaped, fitted, printable, to_go
 
 # Shorter times are not shown.
 _SHORT_S = 2
@@ -41,6 +42,12 @@ _NARROWEST_TEXT = 16
 _LONGEST_HEADING = 12
 _ANY_WIDTH = 1 << 20
 _RETURN = " \N{RETURN SYMBOL} "
+
+
+def say(text: str, *, quiet: bool) -> None:
+    """One line on stderr."""
+    if not quiet:
+        sys.stderr.write(f"{fitted(text, sys.stderr)}\n")
 
 
 def to_rich(table: Table) -> ConsoleRenderable:
@@ -159,8 +166,15 @@ def as_markup(text: str) -> str:
 
 
 @contextlib.contextmanager
-def shown_status(message: str) -> Generator[Callable[[str], None]]:
-    """As `plait.report.progress.status`."""
+def status(message: str, *, quiet: bool) -> Generator[Callable[[str], None]]:
+    """Show on stderr what is done while the block runs, and since when.
+
+    The block gets a function that replaces the message. What it has after a colon is how far a step is
+    (`plait.data.packages.growing`): a file gets each step in a line, and how far it is twice a minute.
+    """
+    if quiet:
+        yield lambda _text: None
+        return
     with bars(console()) as shown:
         task, lines = shown.add_task(as_markup(message), total=None), Lines(shown.console)
         lines.add(message)
@@ -181,8 +195,11 @@ _MOST_NAMED = 16
 
 
 @contextlib.contextmanager
-def shown(ledger: Path, *, rounds: int, cohort: int, evaluators: int) -> Generator[None]:
-    """Show the run that writes `ledger` while the block runs."""
+def watch(ledger: Path, *, rounds: int, cohort: int, evaluators: int, quiet: bool) -> Generator[None]:
+    """Show on stderr the run that writes `ledger` while the block runs."""
+    if quiet:
+        yield
+        return
     with bars(console()) as moving:
         viewer = Viewer(moving, rounds=rounds, cohort=cohort, evaluators=evaluators)
         stop = threading.Event()

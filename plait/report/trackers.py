@@ -22,7 +22,7 @@ from plait.ledger.events import Evaluated, Event, MeanScore, RoundFinished, RunS
 from plait.ledger.ledger import Follower
 from plait.ledger.run_now import RunNow
 from plait.own_code import place_of
-from plait.report.progress import say
+from plait.report.terminal import say
 from plait.system.files import make_private_directory
 from plait.system.text import printable
 

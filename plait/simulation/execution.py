@@ -12,7 +12,7 @@ from plait.federation import beginning_of, run_federation
 from plait.ledger.ledger import OnEvent, read_events
 from plait.ledger.run_view import RunView
 from plait.objectives import usual_objective
-from plait.report.progress import say, status, watch
+from plait.report.terminal import say, status, watch
 from plait.rounds.broadcasts import StartingPoint
 from plait.rounds.callbacks import heard
 from plait.rounds.channel import StopRequest

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from plait.composition import client_way_of
 from plait.errors import PartError, PlaitError
-from plait.report.progress import say
+from plait.report.terminal import say
 from plait.rounds.channel import Channel, LocalChannel, StopRequest
 from plait.rounds.client_pipeline import ClientContext
 from plait.rounds.memory import IRREPLACEABLE, ClientStore, DiskMemory

@@ -69,7 +69,7 @@ def wire(
     """
     from itertools import chain
 
-    from plait.report.progress import status
+    from plait.report.terminal import status
     from simulations.bench.deltas import samples, trained
     from simulations.bench.wire import compare
 
@@ -91,7 +91,7 @@ def aggregate(
     Example: plait bench aggregate --only fedavg,server
     """
     from plait.config import config_from_table
-    from plait.report.progress import status
+    from plait.report.terminal import status
     from plait.run import blueprint_of
     from plait.settle import settle
     from plait.training.bases import locate_config, quiet_libraries
@@ -127,7 +127,7 @@ def gpu(
     Example: plait bench gpu llama-3.2-1b llama-3.1-8b
     """
     from plait.errors import MachineError
-    from plait.report.progress import status
+    from plait.report.terminal import status
     from plait.training.device import choose_compute
     from simulations.bench.gpu import Process, measure_all
     from simulations.bench.gpu_cells import judged, measured, processes, verdicts
@@ -167,7 +167,7 @@ def transport(
 
     Example: plait bench transport --rounds 20
     """
-    from plait.report.progress import status
+    from plait.report.terminal import status
     from simulations.bench.transport import compare_light, compare_resident, table_of
 
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -225,7 +225,7 @@ def train(
 
     Example: plait bench train --repetitions 9
     """
-    from plait.report.progress import status
+    from plait.report.terminal import status
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
     from simulations.bench.train import MAIN_THREAD, WALL, memory, speeds
@@ -270,7 +270,7 @@ def simulate(
     from importlib.util import find_spec
 
     from plait.errors import MachineError
-    from plait.report.progress import status
+    from plait.report.terminal import status
     from plait.training.bases import locate_base, quiet_libraries
     from plait.training.device import choose_compute
     from simulations.bench.echo import echo_channel
