@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from plait.adapters import AdapterState, AdapterTask
 from plait.adapters.method import AdapterRequest
@@ -14,7 +15,7 @@ from plait.rounds.local_model import NOTHING, Carried, Trained
 from plait.training.bases import LocatedBase, locate_base
 from plait.training.blueprint import AdapterTemplate, design, read_base_config
 from plait.training.device import Compute
-from plait.training.examples import Example
+from plait.training.examples import Example, Tokenizer
 from plait.training.learner import TrainingInputs
 from plait.training.resident import ResidentBase, adapter_parameters
 from plait.training.trainer import train_steps
@@ -57,6 +58,11 @@ def tiny() -> LocatedBase:
 def held(tiny: LocatedBase, dtype: torch.dtype = torch.float32) -> ResidentBase:
     compute = Compute(torch.device("cpu"), dtype)
     return ResidentBase(tiny.directory, tiny.reference.fingerprint, compute, seq_len=32)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny: LocatedBase) -> Tokenizer:
+    return AutoTokenizer.from_pretrained(tiny.directory, trust_remote_code=False)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
 
 from plait.adapters import AdapterTask
 from plait.data import Message, as_dataset
@@ -64,11 +63,6 @@ QWEN_TOOLS = (
     "<|im_end|>»\n<|im_start|>user\n<tool_response>\n4\n</tool_response><|im_end|>\n"
     "<|im_start|>assistant\n«It is four.<|im_end|>»\n"
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny):
-    return AutoTokenizer.from_pretrained(tiny.directory, trust_remote_code=False)
 
 
 def made(tokenizer, template: str, *rows: dict[str, object], seq_len: int = 512) -> list[Example]:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from plait.errors import Abandoned, ConfigError, MachineError
 from plait.training import generate as module
@@ -13,11 +13,6 @@ from plait.training.examples import Tokenizer
 from plait.training.generate import Sampling, Wanted, generate
 
 PROMPTS = ("def add(left, right):", "import ", "The quick brown fox")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny: LocatedBase) -> Tokenizer:
-    return AutoTokenizer.from_pretrained(tiny.directory, trust_remote_code=False)
 
 
 @pytest.fixture

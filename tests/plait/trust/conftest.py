@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from plait.trust.kit import ClientKit
 from plait.trust.provision import provision
 
 
@@ -48,3 +49,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory, now: datetime) -> Path:
     directory = tmp_path_factory.mktemp("foreign") / "kits"
     provision(directory, ["alice", "bob"], ["localhost", "127.0.0.1"], now=now)
     return directory
+
+
+@pytest.fixture
+def alice(kits: Path) -> ClientKit:
+    return ClientKit.load(kits / "clients" / "alice")

@@ -15,7 +15,7 @@ from plait.system.address import Address
 from plait.trust import diagnose
 from plait.trust.diagnose import explain
 from plait.trust.keys import Authority, certificate_pem, moment, read_certificate, read_key
-from plait.trust.kit import ClientKit, ServerKit
+from plait.trust.kit import ServerKit
 
 Serve = Callable[..., int]
 
@@ -69,11 +69,6 @@ def listen() -> Iterator[Callable[[Callable[[socket.socket], None]], int]]:
         yield start
         done.set()
     listener.close()
-
-
-@pytest.fixture
-def alice(kits: Path) -> ClientKit:
-    return ClientKit.load(kits / "clients" / "alice")
 
 
 def reissue(kits: Path, *, start: datetime, role: str = "server", days: int = 30) -> None:

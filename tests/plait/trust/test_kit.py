@@ -108,11 +108,6 @@ def test_a_token_that_is_none_is_refused(kits, token):
         ServerKit.load(kits / "server")
 
 
-@pytest.fixture
-def alice(kits) -> ClientKit:
-    return ClientKit.load(kits / "clients" / "alice")
-
-
 def endorsed(kit, endorsement, *, authority=None, name="alice", key=None, now=None) -> bool:
     own = (authority or kit.tls.authority, name, key or kit.node_key.public_bytes)
     return is_vouched_for(*own, endorsement.certificate, endorsement.signature, now=now)
