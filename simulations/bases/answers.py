@@ -1,6 +1,7 @@
 """Questions with checked answers, a kind for each of eight clients: how many are answered exactly, before and after.
 
     python simulations/bases/answers.py qwen-0.5b    # adds a row to results-answers.jsonl
+    python simulations/bases/answers.py qwen-1.5b --rounds 2
     python simulations/bases/answers.py --table      # the README's table
 
 The prompt is the question, as the base's chat template shows it; the answer must be the completion and nothing else.
@@ -21,14 +22,14 @@ from inputs import KINDS, base, questions
 import plait
 
 RESULTS = Path(__file__).parent / "results-answers.jsonl"
-ROUNDS, STEPS = 5, 8
+STEPS = 8
 MOST_TOKENS = 24
 
 
-def answered(name: str, seed: int) -> dict[str, Any]:
+def answered(name: str, rounds: int, seed: int) -> dict[str, Any]:
     """Exact answers of each kind by each adapter."""
     data, test = questions()
-    same = {"base": base(name), "data": data, "rounds": ROUNDS, "seed": seed, "samples": 0, "quiet": True}
+    same = {"base": base(name), "data": data, "rounds": rounds, "seed": seed, "samples": 0, "quiet": True}
     right: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as folder:
         federated = plait.simulate(
@@ -51,29 +52,31 @@ def answered(name: str, seed: int) -> dict[str, Any]:
                 for who, texts in written.items()
             }
         figures = {key: federated.summary[key] for key in ("base_held_out_loss", "final_held_out_loss", "wall_s")}
-    return {"base": name, "seed": seed, "asked_of_each": len(test) // len(KINDS), "right": right, **figures}
+    asked = len(test) // len(KINDS)
+    return {"base": name, "rounds": rounds, "seed": seed, "asked_of_each": asked, "right": right, **figures}
 
 
 def table() -> str:
     """The rows as Markdown."""
     who = ("base", "federated", "personalized", "pooled")
-    lines = [f"| Base | Held-out loss | {' | '.join(who)} |", "|---" * (len(who) + 2) + "|"]
+    lines = [f"| Base | Rounds | Held-out loss | {' | '.join(who)} |", "|---" * (len(who) + 3) + "|"]
     for row in map(json.loads, RESULTS.read_text().splitlines()):
         asked = row["asked_of_each"] * len(row["right"])
         shares = (f"{sum(kind[each] for kind in row['right'].values()) / asked:.1%}" for each in who)
         losses = f"{row['base_held_out_loss']:.3f} → {row['final_held_out_loss']:.3f}"
-        lines.append(f"| {row['base']} | {losses} | {' | '.join(shares)} |")
+        lines.append(f"| {row['base']} | {row['rounds']} | {losses} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bases", nargs="*")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     for each in options.bases:
-        row = answered(each, options.seed)
+        row = answered(each, options.rounds, options.seed)
         with RESULTS.open("a") as file:
             file.write(f"{json.dumps(row)}\n")
     if options.table:
