@@ -175,13 +175,20 @@ def _alone(model: PreTrainedModel, config: GenerationConfig) -> Generator[None]:
     def moved(_model: object, given: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         return given, {key: each.to(device) if isinstance(each, torch.Tensor) else each for key, each in named.items()}
 
+    def whole(_head: object, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return tuple(each.contiguous() for each in given)
+
     model.generation_config = config
     # The input embedding, by which transformers judges where a model is, may lie in the host's memory.
-    hook = cast("torch.nn.Module", model).register_forward_pre_hook(moved, with_kwargs=True)
+    hooks = [cast("torch.nn.Module", model).register_forward_pre_hook(moved, with_kwargs=True)]
+    if head := model.get_output_embeddings():
+        # The last tokens of prompts are a slice, for which matmul would copy a frozen head's weight once a row.
+        hooks.append(head.register_forward_pre_hook(whole))
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         model.generation_config = own
 
 

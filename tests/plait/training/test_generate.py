@@ -78,6 +78,14 @@ def test_texts_end_when_their_time_is_over(model, tokenizer, prompts):
     assert ended == [text[:1] for text in whole]
 
 
+def test_no_prompt_takes_a_copy_of_the_heads_weight(model, tokenizer, prompts):
+    contiguous: list[bool] = []
+    hook = model.lm_head.register_forward_hook(lambda _head, given, _rows: contiguous.append(given[0].is_contiguous()))
+    generate(model, tokenizer, [Wanted(prompt, 2, 0) for prompt in prompts], Sampling())
+    hook.remove()
+    assert contiguous == [True, True]
+
+
 def test_what_cannot_be_written_is_one_line(model, tokenizer, prompts, monkeypatch):
     with pytest.raises(ConfigError, match="the prompt is empty"):
         generate(model, tokenizer, [Wanted((), 1, 0)], Sampling())
