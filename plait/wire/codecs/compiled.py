@@ -1,6 +1,6 @@
-"""What takes long in the variable-rate codec, compiled; each function gives None where nothing compiles.
+"""What takes long in the variable-rate codec, compiled; where nothing compiles, by `uncompiled`.
 
-The same as `uncompiled`, the specification, bit for bit.
+That is the specification: both give the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ctypes
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ from plait.errors import MachineError, PeerError
 from plait.system.compiler import INTEGER, POINTER, addresses, built_functions
 from plait.wire.codecs.entropy import DOES_NOT_END, MOST_STREAMS, Symbols, Words, streams_of
 
+if TYPE_CHECKING:
+    from plait.wire.codecs.trellis import Cost, Trellis
+
 SOURCES = ("trellis.cpp", "ans.cpp")
 """One translation unit, in this order."""
 _P, _I = POINTER, INTEGER
@@ -26,10 +30,6 @@ _ARGUMENTS = {
     "rate_pack": (_P, _P, _P, _P, _I, _P, _I, _I, _P, _I, _P),
     "rate_unpack": (_P, _P, _I, _P, _P, _I, _P, _P, _P, _I, _I, _P, _I, _P),
 }
-# A state of the trellis is at most 8 steps from every other, so sums over a path differ by at most 8 · GREATEST_COST.
-# They stay below 2**15 for 8 more steps, even if they begin beyond that, where no allowed path can end.
-GREATEST_COST = 2047
-"""Of a branch."""
 _FINE, _NO_MEMORY = 0, 1
 _MOST_BYTES_OF_A_SYMBOL = 3
 
@@ -40,16 +40,20 @@ def library() -> ctypes.CDLL | None:
     return built_functions(Path(__file__).parent, SOURCES, _ARGUMENTS)
 
 
-def search(
-    cell: NDArray[np.int32], costs: NDArray[np.int16], lanes: int, before: NDArray[np.intp]
-) -> NDArray[np.uint8] | None:
-    """The branch of each number (see `Trellis.cheapest`); `before` holds the origins of the branches to each state."""
+def _in_numpy():
+    from plait.wire.codecs import uncompiled
+
+    return uncompiled
+
+
+def search(cell: NDArray[np.int32], costs: Cost, lanes: int, trellis: Trellis) -> NDArray[np.uint8]:
+    """The branch of each number; see `Trellis.cheapest`."""
     built = library()
     if built is None:
-        return None
+        return _in_numpy().search(cell, costs, lanes, trellis)
     branches = np.empty(cell.size, np.uint8)
     cell, costs = np.ascontiguousarray(cell, np.int32), np.ascontiguousarray(costs.T, np.int16)
-    before = np.ascontiguousarray(before, np.int64)
+    before = np.ascontiguousarray(trellis.before, np.int64)
     built.trellis_search(*addresses(cell, costs, before), cell.size, lanes, before.size // 2, *addresses(branches))
     return branches
 
@@ -61,7 +65,7 @@ def pack(
     largest: Sequence[int],
     frequencies: Sequence[NDArray[np.int64]],
     lanes: int,
-) -> list[Words] | None:
+) -> list[Words]:
     """The streams of numbers.
 
     Args:
@@ -70,7 +74,7 @@ def pack(
     """
     built = library()
     if built is None:
-        return None
+        return _in_numpy().pack(symbols, second, sizes, largest, frequencies, lanes)
     words = np.empty(_MOST_BYTES_OF_A_SYMBOL * symbols.size // 4 + 4 * MOST_STREAMS, np.uint32)
     lengths = np.zeros(streams_of(lanes), np.int64)
     symbols, second, of_sizes, of_largest, of_frequencies = (
@@ -100,8 +104,8 @@ def unpack(
     lanes: int,
     places: Sequence[tuple[int, int]],
     flat: Float32,
-) -> bool | None:
-    """Fill `flat` with the numbers of streams; whether that was possible here.
+) -> None:
+    """Fill `flat` with the numbers of streams.
 
     Args:
         following: (states * 2,) the state after each state and parity.
@@ -109,8 +113,9 @@ def unpack(
         flat: what is not sent stays as it is.
     """
     built = library()
-    if built is None:
-        return None
+    if built is None or not sizes:
+        _in_numpy().unpack(streams, sizes, largest, frequencies, values, following, lanes, places, flat)
+        return
     words, lengths = np.concatenate(streams), np.array([stream.size for stream in streams], np.int64)
     of_sizes, of_largest = np.array(sizes, np.int64), np.array(largest, np.int32)
     of_frequencies, of_values = np.concatenate(frequencies).astype(np.uint32), np.concatenate(values)
@@ -124,4 +129,3 @@ def unpack(
         raise MachineError("no memory to unpack an update")
     if verdict != _FINE:
         raise PeerError(DOES_NOT_END)
-    return True

@@ -245,10 +245,6 @@ class Rate:
             numbers.write(book.value.take(symbol[part] + np.int32(2 * book.largest + 1) * second[part]))
         lanes = lanes_of(symbol.size)
         streams = compiled.pack(symbol, second, sizes, *_tables(books), lanes)
-        if streams is None:
-            from plait.wire.codecs import uncompiled
-
-            streams = uncompiled.pack(symbol, second, sizes, *_tables(books), lanes)
         parameters = _HEAD.pack(self.state_bits, done.step, len(values)) + nibbles
         parameters += b"".join(each.pack() for each in done.quantisers)
         return EncodedPayload(parameters, join(streams), flat)
@@ -266,20 +262,8 @@ class Rate:
         streams = split(payload, streams_of(lanes))
         flat = np.zeros(layout.size, np.float32)
         books = [_Book.of(each, step) for each in quantisers]
-        coded = (
-            streams,
-            sizes,
-            *_tables(books),
-            [book.value for book in books],
-            trellis.following,
-            lanes,
-            places,
-            flat,
-        )
-        if not sizes or not compiled.unpack(*coded):
-            from plait.wire.codecs import uncompiled
-
-            uncompiled.unpack(*coded)
+        values = [book.value for book in books]
+        compiled.unpack(streams, sizes, *_tables(books), values, trellis.following, lanes, places, flat)
         return flat
 
     def max_payload_bytes(self, layout: Layout) -> int:

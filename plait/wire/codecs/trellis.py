@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from plait.adapters.state import Float32
 from plait.errors import PeerError
 from plait.wire.codecs import compiled
-from plait.wire.codecs.compiled import GREATEST_COST
 from plait.wire.codecs.entropy import PRECISION, fit, frequencies, knots
 
 LARGEST = 4096  # magnitudes beyond are clipped
@@ -155,6 +154,10 @@ STATE_BITS = frozenset(_POLYNOMIALS)
 LANE_STEPS = 512
 
 Cost = NDArray[np.int16]
+# A state is at most 8 steps from every other, so sums over a path differ by at most 8 · GREATEST_COST. They stay below
+# 2**15 for 8 more steps, even if they begin beyond that, where no allowed path can end.
+GREATEST_COST = 2047
+"""Of a branch."""
 
 
 def lanes_of(size: int) -> int:
@@ -170,7 +173,10 @@ class Trellis:
         turns: by branch 2 * quantiser + parity, the mask that turns a state within its half into the half of the one
             before.
         before: at 2 * state + parity of the branch that leads there, the state before.
+        unreachable: the sum of a state that no path has led to yet.
     """
+
+    unreachable = 8 * GREATEST_COST + 1
 
     def __init__(self, state_bits: int) -> None:
         h0, h1 = _POLYNOMIALS[state_bits]
@@ -200,11 +206,7 @@ class Trellis:
 
         `costs` are (4, cells), of a number in a cell in branch 2 * quantiser + parity, 0 to `GREATEST_COST`.
         """
-        if (found := compiled.search(cell, costs, lanes, self.before)) is not None:
-            return found
-        from plait.wire.codecs.uncompiled import search
-
-        return search(cell, costs, lanes, self)
+        return compiled.search(cell, costs, lanes, self)
 
 
 _COST_UNIT = 256  # an integer cost is in units of this fraction of a squared step

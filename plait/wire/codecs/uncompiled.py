@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 
 from plait.adapters.state import Float32
 from plait.errors import PeerError
-from plait.wire.codecs.compiled import GREATEST_COST
 from plait.wire.codecs.entropy import DOES_NOT_END, Scatter, Symbols, Words, streams_of
 
 if TYPE_CHECKING:
     from plait.wire.codecs.trellis import Cost, Trellis
 
-_UNREACHABLE = 8 * GREATEST_COST + 1
 _STEPS_BETWEEN_REBASES = 8
 _STATES_AT_ONCE = 1 << 16  # of all lanes together; more would not fit a cache
 
@@ -48,7 +46,7 @@ def _search(costs: Cost, first: NDArray[np.intp], branches: NDArray[np.uint8], t
     _, steps, lanes = costs.shape
     states = trellis.following.size // 2
     half = states // 2
-    sums = np.full((states, lanes), _UNREACHABLE, np.int16)
+    sums = np.full((states, lanes), trellis.unreachable, np.int16)
     sums[first, np.arange(lanes)] = 0
     arriving = np.empty((4, half, lanes), np.int16)
     even0, even1, odd0, odd1 = (_turned(here, turn) for here, turn in zip(arriving, trellis.turns, strict=True))

@@ -4,8 +4,7 @@ import pytest
 from plait.adapters import AdapterState, Layout
 from plait.errors import PeerError
 from plait.wire.codecs import Rate, compiled
-from plait.wire.codecs.compiled import GREATEST_COST
-from plait.wire.codecs.trellis import STATE_BITS, Trellis
+from plait.wire.codecs.trellis import GREATEST_COST, STATE_BITS, Trellis
 
 
 @pytest.fixture(autouse=True)

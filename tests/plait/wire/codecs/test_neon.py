@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from plait.system.compiler import source_in
 from plait.wire.codecs import compiled
-from plait.wire.codecs.compiled import GREATEST_COST
-from plait.wire.codecs.trellis import Trellis
+from plait.wire.codecs.trellis import GREATEST_COST, Trellis
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 FLAGS = ("-std=c++17", "-O1", "-ffinite-math-only", "-fno-math-errno", "-static")

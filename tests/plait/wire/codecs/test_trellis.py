@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from plait.wire.codecs import compiled
-from plait.wire.codecs.compiled import GREATEST_COST
-from plait.wire.codecs.trellis import Trellis
+from plait.wire.codecs.trellis import GREATEST_COST, Trellis
 
 
 @pytest.fixture(autouse=True)
