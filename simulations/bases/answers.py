@@ -6,7 +6,7 @@
 
 The prompt is the question, as the base's chat template shows it; the answer must be the completion and nothing else.
 Base, federated and personalized adapters answer 50 unseen questions of each kind; so does one of as many steps on
-all records in one place.
+all records in one place. Base and federated adapter are asked without the template, too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import plait
 RESULTS = Path(__file__).parent / "results-answers.jsonl"
 STEPS = 8
 MOST_TOKENS = 24
+WHO = ("base", "federated", "personalized", "pooled", "base without template", "federated without template")
 
 
 def answered(name: str, rounds: int, seed: int) -> dict[str, Any]:
@@ -40,16 +41,19 @@ def answered(name: str, rounds: int, seed: int) -> dict[str, Any]:
         )
         for kind in KINDS:
             asked = [each for each in test if each["client"] == kind]
-            prompts = [[{"role": "user", "content": each["prompt"]}] for each in asked]
-            written = {
-                "base": federated.generate(prompts, adapted=False, max_tokens=MOST_TOKENS),
-                "federated": federated.generate(prompts, max_tokens=MOST_TOKENS),
-                "personalized": federated.generate(prompts, client=kind, max_tokens=MOST_TOKENS),
-                "pooled": pooled.generate(prompts, max_tokens=MOST_TOKENS),
-            }
+            texts = [each["prompt"] for each in asked]
+            chats = [[{"role": "user", "content": text}] for text in texts]
+            written = (
+                federated.generate(chats, adapted=False, max_tokens=MOST_TOKENS),
+                federated.generate(chats, max_tokens=MOST_TOKENS),
+                federated.generate(chats, client=kind, max_tokens=MOST_TOKENS),
+                pooled.generate(chats, max_tokens=MOST_TOKENS),
+                federated.generate(texts, adapted=False, max_tokens=MOST_TOKENS),
+                federated.generate(texts, max_tokens=MOST_TOKENS),
+            )
             right[kind] = {
-                who: sum(text.strip() == each["completion"] for text, each in zip(texts, asked, strict=True))
-                for who, texts in written.items()
+                who: sum(answer.strip() == each["completion"] for answer, each in zip(answers, asked, strict=True))
+                for who, answers in zip(WHO, written, strict=True)
             }
         figures = {key: federated.summary[key] for key in ("base_held_out_loss", "final_held_out_loss", "wall_s")}
     asked = len(test) // len(KINDS)
@@ -58,14 +62,18 @@ def answered(name: str, rounds: int, seed: int) -> dict[str, Any]:
 
 def table() -> str:
     """The rows as Markdown."""
-    who = ("base", "federated", "personalized", "pooled")
-    lines = [f"| Base | Rounds | Held-out loss | {' | '.join(who)} |", "|---" * (len(who) + 3) + "|"]
+    lines = [f"| Base | Rounds | Held-out loss | {' | '.join(WHO)} |", "|---" * (len(WHO) + 3) + "|"]
     for row in map(json.loads, RESULTS.read_text().splitlines()):
-        asked = row["asked_of_each"] * len(row["right"])
-        shares = (f"{sum(kind[each] for kind in row['right'].values()) / asked:.1%}" for each in who)
+        shares = (_share(row, who) for who in WHO)
         losses = f"{row['base_held_out_loss']:.3f} → {row['final_held_out_loss']:.3f}"
         lines.append(f"| {row['base']} | {row['rounds']} | {losses} | {' | '.join(shares)} |")
     return "\n".join(lines)
+
+
+def _share(row: dict[str, Any], who: str) -> str:
+    """How many questions were answered exactly; empty where that was not measured."""
+    right = [kind[who] for kind in row["right"].values() if who in kind]
+    return f"{sum(right) / len(right) / row['asked_of_each']:.1%}" if right else ""
 
 
 if __name__ == "__main__":
